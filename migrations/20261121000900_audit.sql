@@ -1,0 +1,155 @@
+-- The audit log: who changed what, before and after, by trigger, in a chain that shows every later change.
+--
+-- Each row carries the SHA-256 of itself and of the row before it in its organization. Nobody may update,
+-- delete or truncate; an owner who switches the triggers off is found by private.verify_audit_log.
+
+set lock_timeout = '5s';
+set statement_timeout = '60s';
+
+create table public.audit_log (
+  org_id        uuid not null references public.organizations (id),
+  number        bigint not null,
+  actor_type    text not null,
+  actor_id      uuid,
+  action        text not null,
+  resource_type text not null,
+  resource_id   text not null,
+  before        jsonb,
+  after         jsonb,
+  at            timestamptz not null default now(),
+  hash          bytea not null,
+
+  primary key (org_id, number)
+);
+comment on table public.audit_log is 'Who changed what; append-only, hash-chained per organization.';
+create index audit_log_resource_idx on public.audit_log (org_id, resource_type, resource_id, number desc);
+
+create trigger audit_log_append_only before update or delete on public.audit_log
+  for each row execute function private.refuse_change();
+create trigger audit_log_no_truncate before truncate on public.audit_log
+  for each statement execute function private.refuse_change();
+
+alter table public.audit_log enable row level security;
+alter table public.audit_log force row level security;
+grant select on public.audit_log to authenticated, service_role;
+create policy "admins read the audit log" on public.audit_log for select to authenticated
+  using (org_id in (select private.my_orgs('audit.read')));
+
+create function private.audit_hash(previous bytea, entry public.audit_log)
+returns bytea
+language sql
+immutable
+set search_path = ''
+as $$
+  select sha256(coalesce(previous, '\x') || convert_to(jsonb_build_array(
+    entry.org_id, entry.number, entry.actor_type, entry.actor_id, entry.action, entry.resource_type, entry.resource_id,
+    entry.before, entry.after, extract(epoch from entry.at))::text, 'UTF8'));
+$$;
+comment on function private.audit_hash is 'The hash of an entry, given the hash of the one before it.';
+
+create function private.write_audit(
+  org_id uuid, action text, resource_type text, resource_id text, before jsonb default null, after jsonb default null)
+returns void
+language plpgsql
+set search_path = ''
+as $$
+#variable_conflict use_column
+declare
+  entry public.audit_log;
+  last record;
+  person uuid := (select auth.uid());
+begin
+  -- A chain has one end: writers of one organization take turns.
+  perform pg_advisory_xact_lock(hashtextextended('audit' || write_audit.org_id, 0));
+  select number, hash into last
+  from public.audit_log where audit_log.org_id = write_audit.org_id order by number desc limit 1;
+
+  entry := row(
+    write_audit.org_id, coalesce(last.number, 0) + 1, case when person is null then 'hub' else 'user' end, person,
+    write_audit.action, write_audit.resource_type, write_audit.resource_id, write_audit.before, write_audit.after, now(), '\x');
+  entry.hash := private.audit_hash(last.hash, entry);
+  insert into public.audit_log select entry.*;
+end;
+$$;
+comment on function private.write_audit is 'Add an entry to an organization''s audit log.';
+
+-- security definer: whoever may make a change need not be able to write the log.
+create function private.audit_change()
+returns trigger
+language plpgsql
+security definer
+set search_path = ''
+as $$
+declare
+  before jsonb := case when tg_op <> 'INSERT' then to_jsonb(old) end;
+  after jsonb := case when tg_op <> 'DELETE' then to_jsonb(new) end;
+  present jsonb := coalesce(after, before);
+begin
+  -- What agents do is told by agent_actions; here stands what people do and what changes the rules.
+  if tg_argv[0] = 'people' and (select auth.uid()) is null then
+    return null;
+  end if;
+  if before - 'updated_at' is not distinct from after - 'updated_at' then
+    return null;
+  end if;
+  perform private.write_audit(
+    coalesce(present ->> 'org_id', present ->> 'id')::uuid, lower(tg_op), tg_table_name,
+    coalesce(present ->> 'id', present ->> 'user_id'), before, after);
+  return null;
+end;
+$$;
+comment on function private.audit_change is 'Trigger: write a change down.';
+
+create trigger organizations_audit after insert or update or delete on public.organizations
+  for each row execute function private.audit_change('all');
+create trigger memberships_audit after insert or update or delete on public.memberships
+  for each row execute function private.audit_change('all');
+create trigger sites_audit after insert or update or delete on public.sites
+  for each row execute function private.audit_change('all');
+create trigger subscriptions_audit after insert or update or delete on public.subscriptions
+  for each row execute function private.audit_change('all');
+create trigger agents_audit after insert or update or delete on public.agents
+  for each row execute function private.audit_change('all');
+create trigger agent_versions_audit after insert or update or delete on public.agent_versions
+  for each row execute function private.audit_change('all');
+create trigger contacts_audit after update or delete on public.contacts
+  for each row execute function private.audit_change('people');
+create trigger leads_audit after update or delete on public.leads
+  for each row execute function private.audit_change('people');
+
+-- security definer: an audit trigger may not leave a replay or a rotation untold.
+create function private.audit_secret()
+returns trigger
+language plpgsql
+security definer
+set search_path = ''
+as $$
+begin
+  perform private.write_audit(
+    (select sites.org_id from public.sites where sites.id = new.site_id), lower(tg_op), 'site_secrets', new.id::text, null,
+    to_jsonb(new) - 'sha256');
+  return null;
+end;
+$$;
+comment on function private.audit_secret is 'Trigger: a site''s secret was set or ended; the digest stays out of the log.';
+create trigger site_secrets_audit after insert or update on private.site_secrets
+  for each row execute function private.audit_secret();
+
+create function private.verify_audit_log(org_id uuid)
+returns bigint
+language sql
+stable
+set search_path = ''
+as $$
+  select min(chain.number)
+  from (
+    select audit_log.number,
+           audit_log.hash = private.audit_hash(lag(audit_log.hash) over turn, audit_log) as is_true,
+           audit_log.number = row_number() over turn as is_next
+    from public.audit_log
+    where audit_log.org_id = verify_audit_log.org_id
+    window turn as (order by audit_log.number)
+  ) as chain
+  where not (chain.is_true and chain.is_next);
+$$;
+comment on function private.verify_audit_log is 'The number of the first entry that was changed, or before which one is missing; null when the log is whole.';
