@@ -1,0 +1,40 @@
+.DEFAULT_GOAL := help
+.PHONY: help run test check reset bundle deploy
+
+PORT ?= 54321
+STATE ?= .state
+PYTHON := .venv/bin/python
+export PYTHONPATH := supabase:.
+
+help: ## This list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
+
+run: .venv/.requirements.lock ## Run the hub on PORT (54321) with its data in STATE (.state); Ctrl-C stops it
+	@exec $(PYTHON) -m emulator --port $(PORT) --state "$(STATE)" --parent $$PPID
+
+test: .venv/.requirements-test.lock ## Run all tests, each on hubs of its own
+	@$(PYTHON) -m pytest -rs
+
+check: .venv/.requirements-test.lock ## Lint, format, types, migrations
+	@$(PYTHON) -m ruff check --quiet
+	@$(PYTHON) -m ruff format --check --quiet
+	@$(PYTHON) -m mypy
+	@.venv/bin/squawk --pg-version 17.0 --assume-in-transaction migrations/*.sql
+
+bundle: .venv/.requirements.lock ## Put what each function needs into dist/<function>
+	@$(PYTHON) -m deploy.bundle
+
+deploy: bundle ## Migrate the project's database and deploy every function; DRY_RUN=1 prints the commands
+	@$(PYTHON) -m deploy.plan $(if $(DRY_RUN),--dry-run)
+
+reset: .venv/.requirements.lock ## Remove STATE: its data, keys and logs
+	@$(PYTHON) -m emulator --state "$(STATE)" --reset
+
+.venv/%: %
+	@for python in python3.12 python3.13 python3.14 python3 python /usr/local/bin/python3 /usr/bin/python3; do \
+	  if $$python -c 'import sys; sys.exit(sys.version_info < (3, 12))' 2>/dev/null; then \
+	    exec $$python -P supabase/emulator/environment.py $<; \
+	  fi; \
+	done; \
+	echo "Mission Control needs Python 3.12 or newer; here there is $$(python3 --version 2>/dev/null || echo none)." >&2; \
+	exit 1

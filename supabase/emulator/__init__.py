@@ -1,0 +1,1 @@
+"""The local stack: a Supabase project's services on one loopback port, for development and tests."""

@@ -1,0 +1,52 @@
+"""Run a hub: python -m emulator --port 54321 --state .state"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from emulator import process
+from emulator.migrations import MigrationRefused
+from emulator.postgres import PostgresUnavailable, remove
+from emulator.stack import Stack, StackFailed, listen, say
+from emulator.state import State, StateInUse
+
+
+def main() -> None:
+    arguments = _arguments()
+    if arguments.parent:
+        process.die_with(arguments.parent)
+    state = State(arguments.state.resolve())
+    try:
+        state.lock()
+        if arguments.reset:
+            _reset(state)
+        else:
+            state.open()
+            Stack(state, listen(arguments.port)).run()
+    except StateInUse:
+        sys.exit(f"A hub already runs on {state.folder}. Stop it, or choose another folder: make run STATE=…")
+    except (StackFailed, PostgresUnavailable, MigrationRefused) as error:
+        sys.exit(str(error))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m emulator", description="Run a hub on this machine.")
+    parser.add_argument("--port", type=int, default=54321, help="0 takes any free port")
+    parser.add_argument("--state", type=Path, default=Path(".state"), help="where its data, keys and logs lie")
+    parser.add_argument("--reset", action="store_true", help="remove the state instead")
+    parser.add_argument("--parent", type=int, help="end when this process, the parent, ends")
+    return parser.parse_args()
+
+
+def _reset(state: State) -> None:
+    data = state.folder / "postgres"
+    if data.is_symlink():
+        remove(data.resolve())
+    remove(state.folder)
+    say(f"Removed {state.folder}.")
+
+
+if __name__ == "__main__":
+    main()

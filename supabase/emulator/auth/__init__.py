@@ -1,0 +1,9 @@
+"""/auth/v1: as much of Supabase Auth as it takes to sign the hub's people in.
+
+What is here answers as hosted Auth does; the rest answers 501 and names the feature.
+"""
+
+from emulator.auth.app import create_app
+from emulator.auth.people import seed_user
+
+__all__ = ["create_app", "seed_user"]

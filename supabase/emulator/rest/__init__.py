@@ -1,0 +1,29 @@
+"""/rest/v1: PostgREST's wire behaviour over the hub's own database.
+
+Every request is one transaction in the caller's role, so Postgres decides what anyone may see or change.
+What is not supported answers 501 and names the feature.
+"""
+
+from emulator.rest.asked import Configuration
+from emulator.rest.server import Authenticate, Rest
+
+
+def create_app(
+    database_url: str,
+    authenticate: Authenticate,
+    *,
+    schemas: tuple[str, ...] = ("public",),
+    extra_search_path: tuple[str, ...] = ("public", "extensions"),
+    anon_role: str = "anon",
+    max_rows: int = 1000,
+    plan_enabled: bool = False,
+    tx_end_override: bool = False,
+) -> Rest:
+    """An ASGI app for the path /rest/v1; it connects at its first request."""
+    configuration = Configuration(
+        schemas, extra_search_path, anon_role, max_rows, plan_enabled, tx_end_override
+    )
+    return Rest(database_url, authenticate, configuration)
+
+
+__all__ = ["Rest", "create_app"]

@@ -1,0 +1,118 @@
+"""An HTTP request, understood as far as that goes without the catalog."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from starlette.requests import Request
+
+from emulator.rest import media, payload, preferences, url
+from emulator.rest.errors import Fault, contains_nul, out_of_range, unacceptable_schema
+from emulator.rest.media import Media
+from emulator.rest.preferences import Preferences
+from emulator.rest.query import EVERYTHING, Page
+from emulator.rest.url import Parameters
+
+LARGEST_BODY = 10 * 1024 * 1024
+ROWS = re.compile(r"(?:items=)?([0-9]{1,18})-([0-9]{0,18})")
+
+
+@dataclass(frozen=True)
+class Configuration:
+    schemas: tuple[str, ...]
+    extra_search_path: tuple[str, ...]
+    anon_role: str
+    max_rows: int
+    plan_enabled: bool
+    tx_end_override: bool
+
+
+@dataclass(frozen=True)
+class Asked:
+    method: str
+    schema: str
+    name: str
+    parameters: Parameters
+    body: bytes
+    content_type: str
+    preferences: Preferences
+    media: Media
+    range: Page
+    max_rows: int
+    names_profile: bool
+
+    @property
+    def is_read(self) -> bool:
+        return self.method in ("GET", "HEAD")
+
+
+async def understand(
+    request: Request, configuration: Configuration, name: str, is_timezone: Callable[[str], bool]
+) -> Asked:
+    profile = _profile(request, configuration.schemas)
+    asked = Asked(
+        method=request.method,
+        schema=profile or configuration.schemas[0],
+        name=name,
+        parameters=url.parameters(request.scope["query_string"]),
+        body=await _body(request),
+        content_type=payload.media_type(request.headers.get("content-type")),
+        preferences=preferences.parse(
+            request.headers.getlist("prefer"), is_timezone, tx_override=configuration.tx_end_override
+        ),
+        media=_media(request, configuration),
+        range=_range(request.headers.get("range")) if request.method == "GET" else EVERYTHING,
+        max_rows=configuration.max_rows,
+        names_profile=profile is not None or len(configuration.schemas) > 1,
+    )
+    asked.preferences.refuse_invalid()
+    return asked
+
+
+def path(request: Request) -> list[str]:
+    path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
+    segments = [each for each in path.split("/") if each]
+    if "\0" in path:
+        raise contains_nul()
+    if len(segments) > 2 or (len(segments) == 2 and segments[0] != "rpc") or segments == ["rpc"]:
+        raise Fault(404, "PGRST125", "Invalid path specified in request URL")
+    return segments
+
+
+def _profile(request: Request, schemas: tuple[str, ...]) -> str | None:
+    is_read = request.method in ("GET", "HEAD")
+    profile = request.headers.get("accept-profile" if is_read else "content-profile")
+    if profile is not None and profile not in schemas:
+        raise unacceptable_schema(profile, schemas)
+    return profile
+
+
+def _media(request: Request, configuration: Configuration) -> Media:
+    accept = ",".join(request.headers.getlist("accept"))
+    return media.negotiate(accept, plan_enabled=configuration.plan_enabled)
+
+
+def _range(header: str | None) -> Page:
+    """Rows as `first-last`, or from `first` on; anything else is no range of rows."""
+    found = ROWS.fullmatch(header or "")
+    if found is None:
+        return EVERYTHING
+    offset, last = int(found[1]), found[2]
+    if not last:
+        return Page(None, offset)
+    if int(last) < offset:
+        raise out_of_range(
+            "The lower boundary must be lower than or equal to the upper boundary in the Range header."
+        )
+    return Page(int(last) - offset + 1, offset)
+
+
+async def _body(request: Request) -> bytes:
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > LARGEST_BODY:
+            raise Fault(413, "PGRST102", f"The body is larger than {LARGEST_BODY} bytes")
+        chunks.append(chunk)
+    return b"".join(chunks)

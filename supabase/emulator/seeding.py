@@ -1,0 +1,45 @@
+"""Stores a local hub's secrets and people, once: what on a hosted project its owner does by hand.
+
+A process of its own, started by the supervisor when it is needed.
+"""
+
+import asyncio
+import os
+from pathlib import Path
+
+import psycopg
+from psycopg import sql
+
+from emulator.auth import seed_user
+from emulator.state import State, email
+
+ORGANIZATION = "trades"
+MARK = "mission-control/people"
+
+
+def is_seeded(connection: psycopg.Connection) -> bool:
+    found = connection.execute("select from supabase_migrations.seed_files where path = %s", [MARK])
+    return found.fetchone() is not None
+
+
+async def seed(state: State) -> None:
+    keys = state.keys
+    async with await psycopg.AsyncConnection.connect(state.database_url("supabase_admin")) as connection:
+        users = {
+            person: await seed_user(connection, email(person), password)
+            for person, password in keys.passwords.items()
+        }
+        await connection.execute("set local role postgres")
+        for person, user_id in users.items():
+            await connection.execute("select private.add_member(%s, %s, %s)", [ORGANIZATION, user_id, person])
+        for site, secret in keys.site_secrets.items():
+            await connection.execute("select private.set_site_secret(%s, %s)", [site, secret])
+        password = sql.Literal(keys.role_passwords["hub_service"])
+        await connection.execute(sql.SQL("alter role hub_service password {}").format(password))
+        await connection.execute(
+            "insert into supabase_migrations.seed_files (path, hash) values (%s, '')", [MARK]
+        )
+
+
+if __name__ == "__main__":
+    asyncio.run(seed(State(Path(os.environ["STATE_DIR"]))))

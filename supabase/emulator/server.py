@@ -1,0 +1,157 @@
+"""uvicorn as the gateway runs it: JSON logs, JSON refusals, and an end to what never ends."""
+
+import asyncio
+import json
+import logging
+import socket
+import sys
+from datetime import UTC, datetime
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from emulator.functions.loader import stamp
+
+REQUEST_SECONDS = 10
+LARGEST_HEAD = 64 * 1024
+LINGER_SECONDS = 2
+KEEP_ALIVE_SECONDS = 75
+SHUTDOWN_SECONDS = 5
+
+
+def run(app: ASGIApp, listening: socket.socket, restart_on_change_in: Path) -> None:
+    """Serve until SIGTERM, or until shared code changes: then the supervisor starts the next process."""
+    log_as_json()
+    Server(configured(app), restart_on_change_in).run(sockets=[listening])
+
+
+def configured(app: ASGIApp) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http=Protocol,
+        ws="none",
+        loop="uvloop",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+    )
+
+
+class Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, watched: Path) -> None:
+        super().__init__(config)
+        self._watched = watched
+        self._stamp = stamp(watched)
+
+    async def on_tick(self, counter: int) -> bool:
+        if counter % 5 == 0 and stamp(self._watched) != self._stamp:
+            logging.getLogger("emulator.gateway").info("%s has changed: starting again", self._watched.name)
+            self.should_exit = True
+        return await super().on_tick(counter)
+
+
+class Protocol(HttpToolsProtocol):
+    """uvicorn's own, with an end to requests that never end and to clients that never stop sending."""
+
+    _arriving = True
+    _in_head = True
+    _head_size = 0
+    _deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._set_deadline(REQUEST_SECONDS)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._clear_deadline()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._in_head:
+            self._head_size += len(data)
+        super().data_received(data)
+        if self._in_head and self._head_size > LARGEST_HEAD and not self.transport.is_closing():
+            self.refuse(431, "headers_too_large", "The headers are too large")
+        # A request that came in one piece, as most do, never has a timer.
+        if not self._arriving:
+            self._clear_deadline()
+        elif self._deadline is None:
+            self._set_deadline(REQUEST_SECONDS)
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._arriving = self._in_head = True
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        self._head_size = 0
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._arriving = False
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        # A client that was refused may still be sending; it gets time to finish and read why, and no more.
+        if self._arriving and not self._in_head:
+            self._set_deadline(LINGER_SECONDS)
+        super().on_response_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        self.refuse(400, "bad_request", msg)
+
+    def refuse(self, status: int, code: str, message: str) -> None:
+        body = json.dumps({"error": {"code": code, "message": message, "details": None}})
+        self.transport.write(
+            f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n"
+            "content-type: application/json; charset=utf-8\r\n"
+            "x-content-type-options: nosniff\r\n"
+            f"content-length: {len(body)}\r\n"
+            "connection: close\r\n\r\n"
+            f"{body}".encode()
+        )
+        self.transport.close()
+
+    def _set_deadline(self, seconds: float) -> None:
+        self._clear_deadline()
+        self._deadline = self.loop.call_later(seconds, self._out_of_time)
+
+    def _clear_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _out_of_time(self) -> None:
+        answered = self.cycle is not None and self.cycle.response_started and not self._in_head
+        if self.transport.is_closing() or answered:
+            self.transport.close()
+        else:
+            self.refuse(
+                408, "request_timeout", f"The request took longer than {REQUEST_SECONDS} seconds to arrive"
+            )
+
+
+def log_as_json() -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines())
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+
+
+class JsonLines(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(),
+            "severity": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False)

@@ -1,0 +1,292 @@
+"""The supervisor: one process tree that is up as long as this process, and down when it is gone.
+
+Postgres, the gateway and the workers are children of this process. Whichever dies is started again at
+once; the listening socket stays open here meanwhile, so clients of a killed gateway wait instead of
+being refused.
+"""
+
+import contextlib
+import http.client
+import os
+import select
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+
+from emulator import migrations, seeding
+from emulator.postgres import Postgres, PostgresUnavailable, free_port
+from emulator.process import Child, Process, die_with_parent
+from emulator.screen import ready_screen
+from emulator.state import State, email, write_private
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SILENCE_SECONDS = 10.0
+PORT_OFFSET = 10000
+
+
+class StackFailed(Exception):
+    """The hub cannot run; the message says why in words for a person."""
+
+
+def say(text: str) -> None:
+    # Whoever started the hub may have stopped reading.
+    with contextlib.suppress(OSError):
+        print(text, flush=True)
+
+
+def listen(port: int) -> socket.socket:
+    listening = socket.socket()
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    # A hub that was killed a moment ago may still hold the port.
+    for pause in [0.05] * 20 + [None]:
+        try:
+            listening.bind(("127.0.0.1", port))
+            break
+        except OSError as error:
+            if pause is None:
+                raise StackFailed(f"Port {port} is in use. Choose another: make run PORT={port + 1}") from error
+            time.sleep(pause)
+    listening.listen(2048)
+    return listening
+
+
+class Stack:
+    def __init__(self, state: State, listening: socket.socket) -> None:
+        self.state = state
+        self.listening = listening
+        self.port: int = listening.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.postgres = Postgres(state, free_port(self.port + PORT_OFFSET))
+        logs = state.logs
+        self.database = Child("Postgres", self.postgres.start, logs / "postgres.log", say)
+        self.gateway = Child("gateway", self._start_gateway, logs / "gateway.log", say)
+        self.workers = Child("workers", self._start_workers, logs / "workers.log", say)
+        self.watchdog = Watchdog(self.port)
+
+    def run(self) -> None:
+        """Until somebody ends it by Ctrl-C, SIGTERM or SIGHUP."""
+        for sign in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(sign, _interrupt)
+        try:
+            self._come_up()
+            self._stay_up()
+        except KeyboardInterrupt:
+            say("\nstopping")
+        finally:
+            self._go_down()
+
+    def _come_up(self) -> None:
+        began = time.monotonic()
+        self.state.environment.unlink(missing_ok=True)
+        self._bring_up_database()
+        self.gateway.start()
+        self.workers.start()
+        seeding_process = self._start_seeding()
+        say(ready_screen(self.state, self.url))
+        self._await_gateway()
+        self._await_seeding(seeding_process)
+        write_private(self.state.environment, self._environment_file())
+        say(f"Ready at {self.url} after {time.monotonic() - began:.1f} s. Ctrl-C stops it.")
+
+    def _bring_up_database(self) -> None:
+        self.postgres.prepare()
+        self.state.port_file.write_text(str(self.postgres.port))
+        if self.postgres.is_new:
+            say("Made a new database.")
+        self.database.start()
+        assert self.database.process is not None
+        self.postgres.wait_until_ready(self.database.process)
+        self.postgres.bootstrap()
+        self.postgres.refuse_unsafe_settings()
+        secrets = {"SUPABASE_URL": self.url, "HUB_INVOKE_SECRET": self.state.keys.hub_invoke_secret}
+        migrations.migrate(self.state.database_url("postgres"), REPOSITORY / "supabase", os.environ | secrets, say)
+        if self.postgres.is_new:
+            self.postgres.sync()
+
+    def _stay_up(self) -> None:
+        with woken_by_children() as wakeup:
+            while True:
+                select.select([wakeup], [], [], 0.25)
+                with contextlib.suppress(BlockingIOError):
+                    wakeup.recv(4096)
+                for child in (self.database, self.gateway, self.workers):
+                    child.keep()
+                self._watch_gateway()
+
+    def _watch_gateway(self) -> None:
+        silent_for = min(self.watchdog.silence(), self.gateway.age)
+        if silent_for > SILENCE_SECONDS and self.gateway.process is not None:
+            say(f"The gateway has not answered for {silent_for:.0f} s, killing it")
+            self.gateway.process.kill()
+            self.gateway.process.wait()
+
+    def _go_down(self) -> None:
+        for sign in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(sign, signal.SIG_IGN)
+        self.listening.close()
+        self.state.environment.unlink(missing_ok=True)
+        for child in (self.gateway, self.workers):
+            if child.process is not None:
+                child.process.terminate()
+        for child in (self.gateway, self.workers):
+            child.end(signal.SIGTERM, 7) or child.end(signal.SIGKILL, 5)
+        (
+            self.database.end(signal.SIGINT, 30)  # fast shutdown: sessions end, everything is written
+            or self.database.end(signal.SIGQUIT, 5)
+            or self.database.end(signal.SIGKILL, 5)
+        )
+        say("stopped")
+
+    # The other processes --------------------------------------------------------------------------------------
+
+    def _start_gateway(self) -> Process:
+        descriptor = self.listening.fileno()
+        return self._python("emulator.gateway", "gateway.log", "--fd", str(descriptor), pass_fds=[descriptor])
+
+    def _start_workers(self) -> Process:
+        return self._python("emulator.workers", "workers.log")
+
+    def _start_seeding(self) -> Process | None:
+        with self.postgres.connect("postgres") as connection:
+            if seeding.is_seeded(connection):
+                return None
+        return self._python("emulator.seeding", "seeding.log")
+
+    def _python(self, module: str, log: str, *arguments: str, pass_fds: list[int] | None = None) -> Process:
+        with (self.state.logs / log).open("ab") as output:
+            return subprocess.Popen(
+                [sys.executable, "-m", module, *arguments],
+                cwd=REPOSITORY,
+                env=self._environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                pass_fds=pass_fds or [],
+                start_new_session=True,
+                preexec_fn=die_with_parent(),
+            )
+
+    def _environment(self) -> dict[str, str]:
+        keys = self.state.keys
+        return os.environ | {
+            "PYTHONPATH": f"{REPOSITORY / 'supabase'}:{REPOSITORY}",
+            "PYTHONUNBUFFERED": "1",
+            "SUPABASE_URL": self.url,
+            "SUPABASE_PUBLISHABLE_KEY": keys.publishable_key,
+            "DATABASE_URL": self.state.database_url("hub_service"),
+            "HUB_INVOKE_SECRET": keys.hub_invoke_secret,
+            "STATE_DIR": str(self.state.folder),
+        }
+
+    # Readiness ------------------------------------------------------------------------------------------------
+
+    def _await_gateway(self) -> None:
+        deadline = time.monotonic() + 60
+        while not _answers(self.port):
+            for child in (self.gateway, self.workers):
+                assert child.process is not None
+                if child.process.poll() is not None:
+                    raise StackFailed(f"{child.name} did not start. The end of {child.log}:\n{child.log_tail()}")
+            if time.monotonic() > deadline:
+                raise StackFailed(f"The gateway does not answer. The end of {self.gateway.log}:\n{self.gateway.log_tail()}")
+            time.sleep(0.01)
+
+    def _await_seeding(self, process: Process | None) -> None:
+        if process is not None and process.wait(60) != 0:
+            log = self.state.logs / "seeding.log"
+            raise StackFailed(f"People and secrets could not be stored:\n{log.read_text()}")
+
+    def _environment_file(self) -> str:
+        keys = self.state.keys
+        values = {
+            "SUPABASE_URL": self.url,
+            "SUPABASE_PUBLISHABLE_KEY": keys.publishable_key,
+            "SUPABASE_SECRET_KEY": keys.secret_key,
+            "DATABASE_URL": self.state.database_url("hub_service"),
+            "ADMIN_DATABASE_URL": self.state.database_url("postgres"),
+            "HUB_INVOKE_SECRET": keys.hub_invoke_secret,
+        }
+        for site, secret in keys.site_secrets.items():
+            values[f"{site.upper()}_WEBHOOK_SECRET"] = secret
+        for person, password in keys.passwords.items():
+            values[f"{person.upper()}_EMAIL"] = email(person)
+            values[f"{person.upper()}_PASSWORD"] = password
+        values["HUB_PID"] = str(os.getpid())
+        return "".join(f"{name}={shlex.quote(value)}\n" for name, value in values.items())
+
+
+class Watchdog:
+    """Asks the gateway for a sign of life every second, and never waits for the answer."""
+
+    def __init__(self, port: int) -> None:
+        self._address = ("127.0.0.1", port)
+        self._question: socket.socket | None = None
+        self._asked = self._heard = time.monotonic()
+
+    def silence(self) -> float:
+        """Seconds since the gateway last answered."""
+        if self._question is None:
+            if time.monotonic() - self._asked > 1:
+                self._ask()
+        else:
+            self._listen(self._question)
+        return time.monotonic() - self._heard
+
+    def _ask(self) -> None:
+        self._asked = time.monotonic()
+        with contextlib.suppress(OSError):
+            self._question = socket.create_connection(self._address, timeout=0.2)
+            self._question.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            self._question.setblocking(False)
+
+    def _listen(self, question: socket.socket) -> None:
+        try:
+            answer = question.recv(64)
+        except BlockingIOError:
+            if time.monotonic() - self._asked < SILENCE_SECONDS:
+                return
+            answer = b""
+        except OSError:
+            answer = b""
+        if b" 200 " in answer:
+            self._heard = time.monotonic()
+        question.close()
+        self._question = None
+
+
+@contextlib.contextmanager
+def woken_by_children() -> Iterator[socket.socket]:
+    """A socket that becomes readable when a child ends."""
+    reader, writer = socket.socketpair()
+    reader.setblocking(False)
+    writer.setblocking(False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    try:
+        yield reader
+    finally:
+        signal.set_wakeup_fd(before)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        reader.close()
+        writer.close()
+
+
+def _answers(port: int) -> bool:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=1)
+    try:
+        connection.request("GET", "/health")
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,142 @@
+"""The state folder of one hub: its keys, where its files lie, and the lock that keeps a second hub out.
+
+Keys are made at the first start and stay. Nothing in the repository is a default key, so a hub that
+somebody can reach by accident still has secrets of its own.
+"""
+
+import base64
+import fcntl
+import json
+import os
+import secrets
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Self
+
+from cryptography.hazmat.primitives.asymmetric import ec
+
+SITES = ("prime", "akf", "cleanjet")
+PEOPLE = ("admin", "operator", "closer", "viewer")
+DATABASE_ROLES = ("supabase_admin", "postgres", "authenticator", "supabase_auth_admin", "hub_service")
+
+
+class StateInUse(Exception):
+    """Another hub runs on this state folder."""
+
+
+@dataclass(frozen=True)
+class Keys:
+    publishable_key: str
+    secret_key: str
+    hub_invoke_secret: str
+    vault_key: str
+    signing_key: dict[str, str]  # private ES256 JWK with its kid
+    site_secrets: dict[str, str]  # by the site's slug
+    role_passwords: dict[str, str]  # by database role
+    passwords: dict[str, str]  # by person: admin, operator, closer, viewer
+
+    @classmethod
+    def load(cls, state_dir: Path) -> Self:
+        return cls(**json.loads((state_dir / "keys.json").read_text()))
+
+    @classmethod
+    def create(cls) -> Self:
+        return cls(
+            publishable_key=f"sb_publishable_{secrets.token_hex(16)}",
+            secret_key=f"sb_secret_{secrets.token_hex(24)}",
+            hub_invoke_secret=secrets.token_hex(32),
+            vault_key=secrets.token_hex(32),
+            signing_key=_signing_key(),
+            site_secrets={site: f"whs_{site}_{secrets.token_hex(20)}" for site in SITES},
+            role_passwords={role: secrets.token_hex(20) for role in DATABASE_ROLES},
+            passwords={person: _readable_password() for person in PEOPLE},
+        )
+
+
+def email(person: str) -> str:
+    return f"{person}@example.com"
+
+
+@dataclass(frozen=True)
+class State:
+    folder: Path
+
+    @property
+    def logs(self) -> Path:
+        return self.folder / "logs"
+
+    @property
+    def environment(self) -> Path:
+        return self.folder / "hub.env"
+
+    @property
+    def port_file(self) -> Path:
+        return self.folder / "postgres.port"
+
+    @property
+    def keys(self) -> Keys:
+        return Keys.load(self.folder)
+
+    @property
+    def postgres_port(self) -> int:
+        return int(self.port_file.read_text())
+
+    def database_url(self, role: str) -> str:
+        password = self.keys.role_passwords[role]
+        return f"postgresql://{role}:{password}@127.0.0.1:{self.postgres_port}/postgres"
+
+    def open(self) -> None:
+        """Make what is missing: the folder and, once, the keys."""
+        self.logs.mkdir(parents=True, exist_ok=True)
+        if not (self.folder / "keys.json").exists():
+            write_private(self.folder / "keys.json", json.dumps(asdict(Keys.create()), indent=2))
+
+    def lock(self) -> None:
+        """Hold the folder until this process ends; the kernel lets go of it however that happens."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        # A hub that was killed a moment ago may still be going down.
+        for _ in range(20):
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                time.sleep(0.05)
+        os.close(handle)
+        raise StateInUse
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file that only its owner can read, whole or not at all."""
+    unfinished = path.with_name(path.name + ".new")
+    unfinished.unlink(missing_ok=True)
+    with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    unfinished.replace(path)
+
+
+def _signing_key() -> dict[str, str]:
+    numbers = ec.generate_private_key(ec.SECP256R1()).private_numbers()
+    return {
+        "kty": "EC",
+        "crv": "P-256",
+        "alg": "ES256",
+        "use": "sig",
+        "kid": secrets.token_hex(16),
+        "x": _base64url(numbers.public_numbers.x),
+        "y": _base64url(numbers.public_numbers.y),
+        "d": _base64url(numbers.private_value),
+    }
+
+
+def _base64url(number: int) -> str:
+    return base64.urlsafe_b64encode(number.to_bytes(32)).rstrip(b"=").decode()
+
+
+def _readable_password() -> str:
+    """Four groups that can be read aloud and typed: no l, 1, o, 0."""
+    letters = "abcdefghijkmnpqrstuvwxyz23456789"
+    return "-".join("".join(secrets.choice(letters) for _ in range(5)) for _ in range(4))

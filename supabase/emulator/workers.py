@@ -1,0 +1,67 @@
+"""The database's workers in one process: pg_net sends what was queued, pg_cron runs what is due."""
+
+import asyncio
+import logging
+import math
+import os
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import psycopg
+import uvloop
+
+from emulator import cron, net
+from emulator.state import State
+
+RECONNECT_SECONDS = 0.05
+WARNING_SECONDS = 5.0
+# `supabase db reset` drops the extensions for a moment.
+AWAY = (psycopg.OperationalError, psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName)
+
+log = logging.getLogger("emulator.workers")
+
+
+async def work(state: State) -> None:
+    url = state.database_url("supabase_admin")
+    async with asyncio.TaskGroup() as group:
+        group.create_task(through_restarts(lambda: send_requests(url)))
+        group.create_task(through_restarts(lambda: run_jobs(url)))
+
+
+async def through_restarts(work: Callable[[], Awaitable[None]]) -> None:
+    """A database that goes away comes back; the work goes on as soon as it does."""
+    warned = -math.inf
+    while True:
+        try:
+            await work()
+        except* AWAY as errors:
+            if time.monotonic() - warned > WARNING_SECONDS:
+                log.warning("no work without the database: %s", errors.exceptions[0])
+                warned = time.monotonic()
+        await asyncio.sleep(RECONNECT_SECONDS)
+
+
+async def send_requests(url: str) -> None:
+    async with await connect(url, net.APPLICATION) as connection:
+        await net.send_requests(connection)
+
+
+async def run_jobs(url: str) -> None:
+    async with (
+        await connect(url, cron.APPLICATION) as bell,
+        await connect(url, cron.APPLICATION) as records,
+        asyncio.TaskGroup() as runs,
+    ):
+        await cron.Scheduler(records, url).run(bell, runs)
+
+
+async def connect(url: str, application: str) -> net.Connection:
+    return await psycopg.AsyncConnection.connect(
+        url, autocommit=True, application_name=application, connect_timeout=5
+    )
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    uvloop.run(work(State(Path(os.environ["STATE_DIR"]))))
