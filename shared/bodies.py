@@ -1,0 +1,209 @@
+"""Bodies: read within a size and a time, parsed into a dictionary that Postgres can store as jsonb."""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping
+from functools import lru_cache
+from typing import Any, NoReturn
+from urllib.parse import parse_qsl
+
+from shared.errors import BadRequest, BodyTimeout, BodyTooLarge, Unprocessable, UnsupportedMediaType
+from shared.requests import Request
+
+type Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+
+READ_TIMEOUT = 10
+MAX_DEPTH = 32
+MAX_FIELDS = 200
+_LARGEST_INTEGER = 2**63
+
+
+async def read(request: Request, receive: Receive, limit: int) -> bytes:
+    """The whole body, within the limit and the time; a server has already checked its framing."""
+    declared = request.header(b"content-length")
+    too_large = BodyTooLarge(details=[{"limit": f"{limit} bytes"}])
+    if declared is not None and int(declared) > limit:
+        raise too_large
+    chunks = []
+    size = 0
+    try:
+        async with asyncio.timeout(READ_TIMEOUT):
+            while True:
+                message = await receive()
+                chunks.append(_chunk(message))
+                size += len(chunks[-1])
+                if size > limit:
+                    raise too_large
+                if not message.get("more_body"):
+                    return b"".join(chunks)
+    except TimeoutError:
+        raise BodyTimeout from None
+
+
+def _chunk(message: MutableMapping[str, Any]) -> bytes:
+    if message["type"] == "http.disconnect":
+        raise BadRequest("The connection ended before the body did.", code="body_incomplete")
+    body: bytes = message.get("body", b"")
+    return body
+
+
+def kind_of(request: Request, kinds: tuple[str, ...]) -> str:
+    """How the body is written: "json", "form" or "multipart"."""
+    if request.header(b"content-encoding") not in (None, b"identity"):
+        raise UnsupportedMediaType("Compressed bodies are not accepted.")
+    kind = _kind(request.header(b"content-type") or b"")
+    if kind is None or ("form" if kind == "multipart" else kind) not in kinds:
+        raise UnsupportedMediaType
+    return kind
+
+
+@lru_cache(maxsize=64)
+def _kind(content_type: bytes) -> str | None:
+    essence, *parameters = content_type.decode("latin-1").lower().split(";")
+    charset = next(
+        (value for name, _, value in (p.strip().partition("=") for p in parameters) if name == "charset"), ""
+    )
+    if charset.strip('"') not in ("", "utf-8", "utf8", "us-ascii"):
+        return None
+    return {
+        "application/json": "json",
+        "application/x-www-form-urlencoded": "form",
+        "multipart/form-data": "multipart",
+    }.get(essence.strip())
+
+
+async def parse(body: bytes, kind: str, content_type: bytes) -> object:
+    try:
+        text = body.decode()
+    except UnicodeDecodeError:
+        raise BadRequest("The body is not valid UTF-8.", code="invalid_utf8") from None
+    if kind == "json":
+        return _json(text)
+    return _fields(await _multipart(body, content_type) if kind == "multipart" else _urlencoded(text))
+
+
+def _json(text: str) -> object:
+    try:
+        value: object = _DECODER.decode(text)
+    except RecursionError:
+        raise _too_deep() from None
+    except ValueError:
+        raise BadRequest("The body is not valid JSON.", code="invalid_json") from None
+    # Without an escape there can be neither a NUL nor half a surrogate pair, without many brackets no depth.
+    if "\\u" in text or text.count("{") + text.count("[") > MAX_DEPTH:
+        _check(value, "", MAX_DEPTH)
+    return value
+
+
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise Unprocessable.field(_printable(twice), "is there twice")
+    return value
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > 20 or not -_LARGEST_INTEGER <= (number := int(digits)) < _LARGEST_INTEGER:
+        raise Unprocessable("A number is too large.", code="number_too_large")
+    return number
+
+
+def _float(digits: str) -> float:
+    number = float(digits)
+    if number - number != 0:
+        raise Unprocessable("A number is too large.", code="number_too_large")
+    return number
+
+
+def _constant(name: str) -> NoReturn:
+    raise BadRequest(f"{name} is not JSON.", code="invalid_json")
+
+
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_object, parse_int=_integer, parse_float=_float, parse_constant=_constant
+)
+
+
+def _too_deep() -> Unprocessable:
+    return Unprocessable(f"The body is nested more than {MAX_DEPTH} deep.", code="too_deep")
+
+
+def _check(value: object, path: str, depth: int) -> None:
+    """What Postgres cannot store as jsonb, named by the field it stands in."""
+    if isinstance(value, str):
+        if "\0" in value:
+            raise Unprocessable.field(path, "contains a NUL character")
+        if not _is_encodable(value):
+            raise Unprocessable.field(path, "contains half a surrogate pair")
+    elif isinstance(value, dict | list):
+        if depth == 0:
+            raise _too_deep()
+        entries = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, entry in entries:
+            name = f"{path}.{_printable(str(key))}" if path else _printable(str(key))
+            _check(str(key), name, depth)
+            _check(entry, name, depth - 1)
+
+
+def _is_encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _printable(name: str) -> str:
+    return name[:80].encode(errors="replace").decode().replace("\0", "?")
+
+
+def _urlencoded(text: str) -> list[tuple[str, str]]:
+    try:
+        return parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=MAX_FIELDS)
+    except UnicodeDecodeError:
+        raise BadRequest("The body is not valid UTF-8.", code="invalid_utf8") from None
+    except ValueError:
+        raise Unprocessable(f"A form may have {MAX_FIELDS} fields.", code="too_many_fields") from None
+
+
+async def _multipart(body: bytes, content_type: bytes) -> list[tuple[str, str]]:
+    from starlette.datastructures import Headers, UploadFile
+    from starlette.formparsers import MultiPartException, MultiPartParser
+
+    async def whole() -> AsyncGenerator[bytes]:
+        yield body
+
+    headers = Headers({"content-type": content_type.decode("latin-1")})
+    parser = MultiPartParser(
+        headers, whole(), max_fields=MAX_FIELDS, max_files=MAX_FIELDS, max_part_size=len(body)
+    )
+    try:
+        form = await parser.parse()
+    except MultiPartException:
+        raise BadRequest("The body is not a valid multipart form.", code="invalid_multipart") from None
+    fields = []
+    for name, value in form.multi_items():
+        if not isinstance(value, UploadFile):
+            fields.append((name, value))
+        # A browser sends a file input that was left empty as a file without name and content.
+        elif value.filename or value.size:
+            await form.close()
+            raise Unprocessable.field(_printable(name), "is a file; files are not accepted here")
+    await form.close()
+    return fields
+
+
+def _fields(pairs: list[tuple[str, str]]) -> dict[str, object]:
+    """A field that is there more than once, as ticked boxes are, becomes a list."""
+    fields: dict[str, object] = {}
+    for name, value in pairs:
+        if "\0" in value or "\0" in name:
+            raise Unprocessable.field(_printable(name), "contains a NUL character")
+        earlier = fields.get(name)
+        if isinstance(earlier, list):
+            earlier.append(value)
+        else:
+            fields[name] = value if earlier is None else [earlier, value]
+    return fields

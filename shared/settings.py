@@ -1,0 +1,47 @@
+"""Settings of the functions, read from the environment here and nowhere else.
+
+One small model per concern, so that a function asks only for its own names. `load` fails with the names
+that are missing, empty or malformed, and never with a value.
+"""
+
+import os
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+Filled = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+Url = Annotated[str, StringConstraints(strip_whitespace=True, pattern=r"^https?://[^/\s]+")]
+
+
+class BadSetting(Exception):
+    """The function cannot start: a setting is missing, empty or malformed."""
+
+
+class Settings(BaseModel):
+    # Built at the first `load`: what a function does not need costs nothing at its start.
+    model_config = ConfigDict(frozen=True, defer_build=True, hide_input_in_errors=True)
+
+
+class Database(Settings):
+    url: Filled = Field(alias="DATABASE_URL")
+
+
+class Hub(Settings):
+    invoke_secret: Filled = Field(alias="HUB_INVOKE_SECRET")
+
+
+class Supabase(Settings):
+    url: Url = Field(alias="SUPABASE_URL")
+    publishable_key: Filled = Field(alias="SUPABASE_PUBLISHABLE_KEY")
+
+
+def load[Group: Settings](group: type[Group]) -> Group:
+    try:
+        return group.model_validate(dict(os.environ))
+    except ValidationError as error:
+        problems = [f"{problem['loc'][0]}: {problem['msg']}" for problem in error.errors(include_input=False)]
+    raise BadSetting("; ".join(problems))
+
+
+def names(group: type[Settings]) -> list[str]:
+    return [field.alias or name for name, field in group.model_fields.items()]

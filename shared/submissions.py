@@ -1,0 +1,165 @@
+"""A form as sites send it: which field is which, who it is from, and how it is recorded.
+
+The form is kept as it came; a `Submission` is how it is read. Sites name their fields as they like
+(`Email`, `e-mail`, `your_email`): case and punctuation do not matter, and `_NAMES` lists the usual words.
+
+A person never sees, and so never fills, the fields `_gotcha`, `website_url` and `company_website`. A form in
+which one is filled is answered like any other and recorded as `submission.quarantined`, without a contact.
+"""
+
+import re
+from functools import lru_cache
+from typing import Annotated, Any, Self
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    ModelWrapValidatorHandler,
+    PrivateAttr,
+    StringConstraints,
+    model_validator,
+)
+
+from shared import db, identity, sites, tracing
+from shared.errors import BadRequest, Unauthorized, Unprocessable
+from shared.requests import Request
+
+_NAMES = {
+    "name": "name fullname yourname contactname customername",
+    "first_name": "firstname fname givenname",
+    "last_name": "lastname lname surname familyname",
+    "email": "email emailaddress youremail mail contactemail",
+    "phone": "phone phonenumber yourphone contactphone contactnumber tel telephone mobile mobilenumber cell",
+    "message": "message yourmessage comments comment enquiry inquiry details description notes",
+    "service": "service services servicetype servicerequired jobtype",
+    "budget": "budget estimatedbudget pricerange",
+    "area": "area suburb city town region location address postcode",
+    "timeframe": "timeframe urgency when timing preferreddate",
+    "page_url": "pageurl page pageuri landingpage referrerurl",
+    "submission_id": "submissionid entryid responseid",
+}
+_CANONICAL = {alias: name for name, aliases in _NAMES.items() for alias in aliases.split()}
+_HONEYPOTS = frozenset({"gotcha", "websiteurl", "companywebsite"})
+_KEY = re.compile(rb"[\x21-\x7e]{1,255}")
+
+
+def _joined(value: object) -> object:
+    """Several ticked boxes read as one line."""
+    if isinstance(value, list) and all(isinstance(entry, str) for entry in value):
+        return ", ".join(value)
+    return value
+
+
+Line = Annotated[str, StringConstraints(max_length=200)]
+Choice = Annotated[str, StringConstraints(max_length=1_000), BeforeValidator(_joined)]
+
+
+class Submission(BaseModel):
+    model_config = ConfigDict(
+        coerce_numbers_to_str=True, str_strip_whitespace=True, hide_input_in_errors=True
+    )
+
+    name: Line | None = None
+    first_name: Line | None = None
+    last_name: Line | None = None
+    email: Annotated[str, StringConstraints(max_length=320)] | None = None
+    phone: Annotated[str, StringConstraints(max_length=50)] | None = None
+    message: Annotated[str, StringConstraints(max_length=10_000)] | None = None
+    service: Choice | None = None
+    budget: Choice | None = None
+    area: Choice | None = None
+    timeframe: Choice | None = None
+    page_url: Annotated[str, StringConstraints(max_length=2_000)] | None = None
+    submission_id: Line | None = None
+
+    _form: dict[str, Any] = PrivateAttr(default_factory=dict)
+    _is_bot: bool = PrivateAttr(default=False)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _read(cls, form: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        if not isinstance(form, dict):
+            return handler(form)
+        known: dict[str, Any] = {}
+        is_bot = False
+        for sent_as, value in form.items():
+            if value is None or value == "":
+                continue
+            folded = _folded(sent_as)
+            if folded in _CANONICAL:
+                known.setdefault(_CANONICAL[folded], value)
+            is_bot = is_bot or folded in _HONEYPOTS
+        submission = handler(known)
+        submission._form = form
+        submission._is_bot = is_bot
+        return submission
+
+    @property
+    def form(self) -> dict[str, Any]:
+        """The whole form as it came."""
+        return self._form
+
+    @property
+    def is_bot(self) -> bool:
+        return self._is_bot
+
+    @property
+    def full_name(self) -> str | None:
+        return self.name or " ".join(part for part in (self.first_name, self.last_name) if part) or None
+
+
+async def record(site: sites.Site, submission: Submission, request: Request) -> dict[str, Any]:
+    """Record the submission once; answers its event and contact, and whether it was known already."""
+    contact = {
+        "name": submission.full_name,
+        "email": identity.email(submission.email),
+        "phone": identity.phone(submission.phone, site.phone_region),
+        "email_raw": submission.email,
+        "phone_raw": submission.phone,
+    }
+    if not (contact["email"] or contact["phone"] or submission.is_bot):
+        raise _unreachable(submission)
+    try:
+        recorded: dict[str, Any] = await db.call(
+            "record_submission",
+            secret_id=site.secret_id,
+            kind="form.submitted",
+            submission=submission.form,
+            contact=contact,
+            idempotency_key=_idempotency_key(request) or submission.submission_id,
+            quarantine="honeypot" if submission.is_bot else None,
+            trace_id=tracing.trace_id(),
+        )
+    except Unauthorized:
+        sites.forget(site.slug)
+        raise
+    return recorded
+
+
+def _idempotency_key(request: Request) -> str | None:
+    key = request.header(b"idempotency-key")
+    if key is None:
+        return None
+    if not _KEY.fullmatch(key):
+        raise BadRequest(
+            "Idempotency-Key must be 1 to 255 visible ASCII characters.", code="bad_idempotency_key"
+        )
+    return key.decode()
+
+
+def _unreachable(submission: Submission) -> Unprocessable:
+    problems = {
+        "email": "is not an e-mail address" if submission.email else "is missing",
+        "phone": "is not a phone number" if submission.phone else "is missing",
+    }
+    return Unprocessable(
+        "An e-mail address or a phone number is needed.",
+        code="unreachable_contact",
+        details=[{"field": field, "message": message} for field, message in problems.items()],
+    )
+
+
+@lru_cache(maxsize=1024)
+def _folded(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name[:80].lower())
