@@ -46,6 +46,7 @@ create table public.events (
   constraint events_pkey primary key (id),
   constraint events_site foreign key (org_id, site_id) references public.sites (org_id, id),
   constraint events_contact foreign key (org_id, contact_id) references public.contacts (org_id, id),
+  constraint events_data_object check (jsonb_typeof(data) = 'object'),
   constraint events_trace_form check (trace_id ~ '^[0-9a-f]{32}$')
 ) partition by range (id);
 comment on table public.events is 'A thing that happened, with its time and its cause; never changed.';
@@ -65,7 +66,6 @@ create trigger events_no_truncate before truncate on public.events
 create table private.events_elsewhere partition of public.events default;
 create trigger events_no_truncate before truncate on private.events_elsewhere
   for each statement execute function private.refuse_change();
-alter table private.events_elsewhere enable row level security;
 
 create function private.make_event_partitions(months_ahead integer default 3)
 returns integer
@@ -86,7 +86,6 @@ begin
     execute format('create table private.%I partition of public.events for values from (%L) to (%L)',
       partition, private.uuid_v7_floor(month), private.uuid_v7_floor(month + interval '1 month'));
     execute format('create trigger events_no_truncate before truncate on private.%I for each statement execute function private.refuse_change()', partition);
-    execute format('alter table private.%I enable row level security', partition);
     made := made + 1;
   end loop;
   return made;

@@ -527,7 +527,7 @@ begin
   end if;
 
   insert into public.agent_memory (org_id, agent_id, subject_type, subject_id, key, value, source_event_id)
-  select event.org_id, brain.agent_id, 'contact', event.contact_id, fact.key, fact.value, event.id
+  select event.org_id, brain.agent_id, 'contact', event.contact_id, fact.key, coalesce(fact.value, 'null'), event.id
   from jsonb_to_recordset(coalesce(effects -> 'memory', '[]')) as fact (key text, value jsonb)
   where event.contact_id is not null
   on conflict on constraint agent_memory_once do update

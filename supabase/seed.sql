@@ -26,7 +26,62 @@ select organizations.id, 'lead_qualifier', 'lead-qualifier'
 from public.organizations where organizations.slug = 'trades';
 
 insert into public.agent_versions (org_id, agent_id, version, config)
-select agents.org_id, agents.id, 1, '{}'
+select agents.org_id, agents.id, 1, '{
+    "base": 10,
+    "services": {
+      "prime": [
+        {"name": "an electrical emergency", "words": ["no power", "power is out", "power out", "sparking", "sparks", "burning smell", "burnt", "electric shock", "shocked"], "points": 30},
+        {"name": "switchboard work", "words": ["switchboard", "switch board", "fuse box", "fusebox", "meter board"], "points": 25},
+        {"name": "rewiring", "words": ["rewire", "rewiring", "wiring"], "points": 25},
+        {"name": "a heat pump", "words": ["heat pump", "heatpump", "air conditioning"], "points": 20},
+        {"name": "a charger for a car", "words": ["ev charger", "car charger", "wallbox"], "points": 20},
+        {"name": "solar", "words": ["solar", "battery"], "points": 20},
+        {"name": "lighting or sockets", "words": ["lighting", "lights", "downlights", "power point", "power points", "socket", "sockets"], "points": 15}
+      ],
+      "akf": [
+        {"name": "a new building", "words": ["new build", "new home", "extension", "minor dwelling"], "points": 30},
+        {"name": "a renovation", "words": ["renovation", "renovate", "bathroom", "kitchen", "recladding", "reclad"], "points": 25},
+        {"name": "repair or carpentry", "words": ["deck", "fence", "repair", "carpentry", "leak"], "points": 15}
+      ],
+      "cleanjet": [
+        {"name": "regular cleaning", "words": ["weekly", "fortnightly", "regular", "office"], "points": 30},
+        {"name": "an end of tenancy clean", "words": ["end of tenancy", "move out", "moving out", "bond"], "points": 25},
+        {"name": "a single clean", "words": ["deep clean", "spring clean", "clean", "cleaning", "windows", "carpet", "carpets"], "points": 15}
+      ]
+    },
+    "urgency": [
+      {"name": "an emergency", "words": ["emergency", "dangerous", "burning", "burnt", "sparking", "no power", "flooding"], "points": 20},
+      {"name": "urgent", "words": ["urgent", "urgently", "asap", "today", "right away", "straight away", "immediately", "tonight"], "points": 15},
+      {"name": "soon", "words": ["tomorrow", "this week", "soon", "next week"], "points": 8}
+    ],
+    "unwanted": [
+      {"name": "somebody selling", "words": ["seo", "backlinks", "backlink", "guest post", "rank your website", "marketing agency", "crypto", "casino"], "points": -60},
+      {"name": "somebody looking for work", "words": ["job application", "my cv", "vacancy", "apprenticeship"], "points": -30}
+    ],
+    "budget": [
+      {"at_least": 500, "points": 4},
+      {"at_least": 2000, "points": 8},
+      {"at_least": 10000, "points": 12}
+    ],
+    "area": {
+      "prime": {"served": ["auckland", "ponsonby", "grey lynn", "mt eden", "mount eden", "remuera", "parnell", "newmarket", "takapuna", "devonport", "north shore", "henderson", "manukau", "howick", "albany"], "points": 8},
+      "akf": {"served": ["auckland", "ponsonby", "grey lynn", "mt eden", "mount eden", "remuera", "takapuna", "devonport", "north shore", "henderson", "titirangi", "waiheke"], "points": 8},
+      "cleanjet": {"served": ["auckland", "cbd", "ponsonby", "grey lynn", "mt eden", "mount eden", "remuera", "parnell", "newmarket", "takapuna", "north shore", "manukau"], "points": 8}
+    },
+    "completeness": {
+      "name": 4,
+      "email": 4,
+      "phone": 8,
+      "message": [{"at_least": 20, "points": 3}, {"at_least": 80, "points": 6}, {"at_least": 250, "points": 8}]
+    },
+    "repeat_customer": 10,
+    "bands": [
+      {"band": "A", "at_least": 70, "decision": "call_now", "next_step": "Ring within the hour."},
+      {"band": "B", "at_least": 40, "decision": "follow_up", "next_step": "Answer today with two times for a visit."},
+      {"band": "C", "at_least": 0, "decision": "nurture", "next_step": "Answer by e-mail and ask what is missing."}
+    ],
+    "escalate_below": 0.55
+  }'
 from public.agents where agents.name = 'lead-qualifier';
 
 select private.publish_version(agents.id, 1) from public.agents where agents.name = 'lead-qualifier';
