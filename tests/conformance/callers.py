@@ -1,0 +1,26 @@
+"""Who calls REST in the conformance tests: tokens here are the claims themselves."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import httpx
+from emulator.tokens import Refused
+
+USER = "00000000-0000-4000-8000-000000000001"
+
+
+def token(role: str, **claims: Any) -> str:
+    return json.dumps({"role": role} | claims)
+
+
+def authenticate(headers: Mapping[str, str]) -> dict[str, Any]:
+    bearer = headers.get("authorization", "").removeprefix("Bearer ")
+    if bearer == "expired":
+        raise Refused(401, "PGRST303", "JWT expired", {"WWW-Authenticate": "Bearer"})
+    return json.loads(bearer) if bearer else {}
+
+
+def client(base_url: str, bearer: str = "") -> httpx.Client:
+    headers = {"Authorization": f"Bearer {bearer}"} if bearer else {}
+    return httpx.Client(base_url=base_url, headers=headers, timeout=10)

@@ -1,0 +1,29 @@
+"""What tests share: one hub for all of them, and a hub of its own for a test that breaks things."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hubs import Hub, running_hub, start_hub
+
+
+@pytest.fixture(scope="session")
+def hub() -> Iterator[Hub]:
+    with running_hub() as hub:
+        yield hub
+
+
+@pytest.fixture(scope="session")
+def prepared_state(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The state of a hub that was started once and stopped: a copy of it starts sooner than a new one."""
+    state = tmp_path_factory.mktemp("prepared") / "state"
+    for folder in state.parents[:3]:
+        folder.chmod(0o755)
+    start_hub(state).stop()
+    return state
+
+
+@pytest.fixture
+def own_hub(prepared_state: Path) -> Iterator[Hub]:
+    with running_hub(prepared_state) as hub:
+        yield hub

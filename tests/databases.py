@@ -1,0 +1,65 @@
+"""A database server without the rest of the hub: bootstrapped, no migrations, a fresh database for each test."""
+
+import contextlib
+import signal
+import tempfile
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from emulator.postgres import Postgres, free_port
+from emulator.state import State
+from psycopg import sql
+
+
+@dataclass(frozen=True)
+class Server:
+    postgres: Postgres
+
+    def fresh_database(self) -> "Database":
+        name = f"fresh_{uuid.uuid4().hex}"
+        statement = sql.SQL("create database {} template postgres owner postgres").format(sql.Identifier(name))
+        Database(self.postgres.state, "template1").rows(statement, role="supabase_admin")
+        return Database(self.postgres.state, name)
+
+
+@dataclass(frozen=True)
+class Database:
+    state: State
+    name: str
+
+    def url(self, role: str = "postgres") -> str:
+        return self.state.database_url(role).removesuffix("postgres") + self.name
+
+    def rows(self, query: str | sql.Composed, *values: Any, role: str = "postgres") -> list[tuple[Any, ...]]:
+        with psycopg.connect(self.url(role), autocommit=True) as connection:
+            cursor = connection.execute(query, values or None)
+            return cursor.fetchall() if cursor.description else []
+
+
+@contextlib.contextmanager
+def running_server() -> Iterator[Server]:
+    with tempfile.TemporaryDirectory(prefix="database-") as folder:
+        Path(folder).chmod(0o755)
+        state = State(Path(folder) / "state")
+        state.open()
+        with running_postgres(Postgres(state, free_port(0))) as postgres:
+            yield Server(postgres)
+
+
+@contextlib.contextmanager
+def running_postgres(postgres: Postgres) -> Iterator[Postgres]:
+    postgres.state.port_file.write_text(str(postgres.port))
+    postgres.prepare()
+    postmaster = postgres.start()
+    try:
+        postgres.wait_until_ready(postmaster)
+        postgres.bootstrap()
+        yield postgres
+    finally:
+        # Nobody will read these files again, so they need not be written out.
+        postmaster.send_signal(signal.SIGQUIT)
+        postmaster.wait(30)

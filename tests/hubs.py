@@ -1,0 +1,147 @@
+"""A hub for tests and benchmarks: started by the command that `make run` uses, reached as anybody reaches it."""
+
+import contextlib
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from emulator.postgres import binaries, unprivileged_account
+from emulator.state import State
+
+ROOT = Path(__file__).parents[1]
+
+
+@dataclass
+class Hub:
+    state: Path
+    env: dict[str, str]
+    process: subprocess.Popen[bytes]
+    _idle: list[psycopg.Connection] = field(default_factory=list)
+
+    @property
+    def url(self) -> str:
+        return self.env["SUPABASE_URL"]
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rsplit(":", 1)[1])
+
+    def rows(self, query: str, *values: Any, **named: Any) -> list[tuple[Any, ...]]:
+        """Run a statement as role postgres, and commit."""
+        while True:
+            is_fresh = not self._idle
+            connection = psycopg.connect(self.env["ADMIN_DATABASE_URL"], autocommit=True) if is_fresh else self._idle.pop()
+            try:
+                cursor = connection.execute(query, named or values or None)
+                return cursor.fetchall() if cursor.description else []
+            except psycopg.OperationalError:
+                # An idle connection may be one of before the database was killed.
+                if is_fresh or not connection.closed:
+                    raise
+            finally:
+                if connection.closed:
+                    connection.close()
+                else:
+                    self._idle.append(connection)
+
+    def sql(self, statement: str, *values: Any, **named: Any) -> None:
+        self.rows(statement, *values, **named)
+
+    def as_superuser(self, statements: str) -> None:
+        with psycopg.connect(State(self.state).database_url("supabase_admin"), autocommit=True) as connection:
+            connection.execute(statements)
+
+    def until(self, is_so: Callable[[], bool], seconds: float = 20) -> bool:
+        """Whether it came true in time; a database that is away just now counts as not yet."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            with contextlib.suppress(psycopg.OperationalError):
+                if is_so():
+                    return True
+            time.sleep(0.02)
+        return False
+
+    def database_answers(self) -> bool:
+        with contextlib.suppress(psycopg.OperationalError), psycopg.connect(self.env["ADMIN_DATABASE_URL"], connect_timeout=1):
+            return True
+        return False
+
+    def restart_database(self) -> None:
+        """Kill the postmaster; the hub brings it back."""
+        pid = self.process_of("postgres")
+        os.kill(pid, signal.SIGKILL)
+        assert self.until(lambda: not Path(f"/proc/{pid}").exists())
+        assert self.until(self.database_answers)
+
+    def process_of(self, name: str) -> int:
+        """The process id of the hub's gateway, workers or postgres, as soon as there is one."""
+        hub = int(self.env["HUB_PID"])
+        while Path(f"/proc/{hub}").exists():
+            for child in Path(f"/proc/{hub}/task/{hub}/children").read_text().split():
+                with contextlib.suppress(FileNotFoundError):
+                    if name in Path(f"/proc/{child}/cmdline").read_text():
+                        return int(child)
+            time.sleep(0.01)
+        raise ProcessLookupError(name)
+
+    def stop(self, sign: signal.Signals = signal.SIGTERM) -> None:
+        while self._idle:
+            self._idle.pop().close()
+        self.process.send_signal(sign)
+        self.process.wait(30)
+
+
+def start_hub(state: Path, port: int = 0) -> Hub:
+    """Started and ready; what it printed is in the exception when it does not come up."""
+    printed = state.with_name(state.name + ".printed")
+    with printed.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "emulator", "--port", str(port), "--state", str(state), "--parent", str(os.getpid())],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": f"{ROOT / 'supabase'}:{ROOT}"},
+            stdout=output,
+            stderr=output,
+        )
+    while "\nReady" not in printed.read_text():
+        if process.poll() is not None:
+            raise RuntimeError(f"the hub did not start:\n{printed.read_text()}")
+        time.sleep(0.02)
+    lines = (state / "hub.env").read_text().splitlines()
+    env = {name: shlex.split(value)[0] for name, value in (line.split("=", 1) for line in lines)}
+    return Hub(state, env, process)
+
+
+@contextlib.contextmanager
+def running_hub(prepared: Path | None = None) -> Iterator[Hub]:
+    """A hub on a state of its own: a new one, or a copy of one that was prepared."""
+    with tempfile.TemporaryDirectory(prefix="hub-") as folder:
+        # A database server that has stepped down from root must be able to pass through.
+        Path(folder).chmod(0o755)
+        state = Path(folder) / "state"
+        if prepared:
+            subprocess.run(["cp", "-a", prepared, state], check=True)
+        hub = start_hub(state)
+        try:
+            yield hub
+        finally:
+            hub.stop()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def postgres_binary(name: str) -> str:
+    return str(binaries(unprivileged_account()) / "bin" / name)

@@ -1,0 +1,248 @@
+"""Bundles: each holds what its function needs and nothing else, and serves from a clean environment."""
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import tomllib
+import uuid
+import venv
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from deploy import bundle
+from hubs import Hub, free_port, running_hub
+from load.client import Connection
+
+MANIFEST = tomllib.loads((bundle.FUNCTIONS / "manifest.toml").read_text())
+LOCK = bundle.Lock(bundle.LOCK.read_text())
+SERVED = ("ingest_prime", "lead_qualifier")
+UNREACHABLE = re.compile("Failed to establish a new connection|Max retries exceeded|Read timed out")
+
+
+@pytest.mark.parametrize("function", MANIFEST)
+def test_requirements_say_exactly_what_the_function_and_its_part_of_shared_import(function: str) -> None:
+    written = (bundle.FUNCTIONS / function / "requirements.txt").read_text().splitlines()
+
+    assert written == [f"{name}=={LOCK.version(name)}" for name in bundle.packages(function)]
+
+
+def test_only_what_is_imported_goes_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tree = {
+        "functions/greet/main.py": "import json\nfrom shared import greetings\n",
+        "functions/greet/page.html": "hello",
+        "functions/greet/requirements.txt": "",
+        "shared/__init__.py": "",
+        "shared/greetings.py": "def greet():\n    import httpx\n    from shared.words.english import hello\n",
+        "shared/words/__init__.py": "if TYPE_CHECKING:\n    import psycopg\n",
+        "shared/words/english.py": "from shared import greetings\nhello = 'hello'\n",
+        "shared/words/german.py": "import pydantic\n",
+        "shared/unrelated.py": "",
+    }
+    for name, text in tree.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(bundle, "ROOT", tmp_path)
+    monkeypatch.setattr(bundle, "FUNCTIONS", tmp_path / "functions")
+
+    folder = bundle.write("greet", LOCK, tmp_path / "dist")
+
+    assert contents(folder).keys() == {
+        "main.py",
+        "page.html",
+        "requirements.txt",
+        "shared/__init__.py",
+        "shared/greetings.py",
+        "shared/words/__init__.py",
+        "shared/words/english.py",
+    }
+    assert bundle.packages("greet") == ["httpx"]
+    pinned = re.findall(r"^[\w.-]+", (folder / "requirements.txt").read_text(), re.MULTILINE)
+    assert {"httpx", "httpcore", "h11", "anyio", "idna"} <= set(pinned)
+    assert {"psycopg", "pydantic"}.isdisjoint(pinned)
+
+
+def test_what_the_lock_does_not_pin_is_refused_by_name() -> None:
+    with pytest.raises(bundle.NotBundled, match="httpx"):
+        bundle.Lock("anyio==4.0 \\\n    --hash=sha256:00\n    # via httpx\n").pinned(["httpx"])
+
+
+def test_bundling_twice_gives_the_same_bytes(tmp_path: Path) -> None:
+    program = "import sys; from deploy import bundle; bundle.DIST = bundle.Path(sys.argv[1]); bundle.main()"
+    for seed in ("1", "2"):
+        environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(bundle.ROOT / "supabase")}
+        subprocess.run([sys.executable, "-c", program, tmp_path / seed], env=environment, check=True)
+
+    first, second = contents(tmp_path / "1"), contents(tmp_path / "2")
+    assert first == second
+    assert {f"{function}/main.py" for function in MANIFEST} <= first.keys()
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+@dataclass
+class Installed:
+    """A bundle, and the environment that was made for it alone."""
+
+    function: str
+    folder: Path
+    environment: Path
+
+    def install(self) -> str:
+        """What pip said when it failed, else nothing."""
+        venv.create(self.environment, symlinks=True)
+        python, requirements = self.environment / "bin" / "python", self.folder / "requirements.txt"
+        install = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-compile"]
+        done = subprocess.run(
+            [*install, "--require-hashes", "-r", requirements], capture_output=True, text=True
+        )
+        return done.stderr if done.returncode else ""
+
+    @contextlib.contextmanager
+    def served(self, hub: Hub, **environment: str) -> Iterator["Server"]:
+        """Behind the functions-framework command, knowing what the manifest says and nothing else."""
+        settings = {name: hub.env[name] for name in MANIFEST[self.function]["settings"]}
+        port = free_port()
+        server = subprocess.Popen(
+            [self.environment / "bin" / "functions-framework", "--target", self.function],
+            cwd=self.folder,
+            env={"PATH": os.defpath, "HOST": "127.0.0.1", "PORT": str(port), **settings, **environment},
+            stdout=subprocess.DEVNULL,
+            process_group=0,
+        )
+        try:
+            wait_for(port, server)
+            yield Server(port, server.pid)
+        finally:
+            os.killpg(server.pid, signal.SIGKILL)
+            server.wait()
+
+
+@dataclass
+class Server:
+    port: int
+    pid: int
+
+    def post(self, body: dict[str, Any], **headers: str) -> httpx.Response:
+        return httpx.post(f"http://127.0.0.1:{self.port}", json=body, headers=headers, timeout=30)
+
+    def workers(self) -> list[str]:
+        return Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+
+
+def wait_for(port: int, server: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        assert server.poll() is None, "the server ended"
+        with contextlib.suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port)):
+            return
+        time.sleep(0.02)
+    raise TimeoutError("the server does not listen")
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Installed]:
+    folder = tmp_path_factory.mktemp("bundles")
+    bundles = [
+        Installed(function, bundle.write(function, LOCK, folder / "dist"), folder / "environments" / function)
+        for function in SERVED
+    ]
+    with ThreadPoolExecutor() as pool:
+        failures = [failure for failure in pool.map(Installed.install, bundles) if failure]
+    for failure in failures:
+        if UNREACHABLE.search(failure):
+            pytest.skip(f"NOT TESTED: the package registry cannot be reached:\n{failure}")
+        pytest.fail(failure)
+    return {bundle.function: bundle for bundle in bundles}
+
+
+@pytest.fixture(scope="module")
+def silent_hub() -> Iterator[Hub]:
+    """A hub that kicks nobody: what waits is left to the functions served here."""
+    with running_hub() as hub:
+        hub.sql("select net.set_faults(lose => 1.0)")
+        yield hub
+
+
+@pytest.fixture
+def form() -> dict[str, Any]:
+    return {"name": "Jo Smith", "email": f"jo-{uuid.uuid4().hex[:10]}@example.com", "service": "switchboard"}
+
+
+@pytest.mark.timeout(600)
+def test_a_served_ingest_bundle_records_a_form(
+    installed: dict[str, Installed], silent_hub: Hub, form: dict[str, Any]
+) -> None:
+    with installed["ingest_prime"].served(silent_hub) as server:
+        answer = server.post(form, **{"x-webhook-secret": silent_hub.env["PRIME_WEBHOOK_SECRET"]})
+        refused = server.post(form, **{"x-webhook-secret": silent_hub.env["AKF_WEBHOOK_SECRET"]})
+
+    assert (answer.status_code, refused.status_code) == (202, 401)
+    events = silent_hub.rows("select data from public.events where id = %s", answer.json()["event_id"])
+    assert events == [(form,)]
+
+
+@pytest.mark.timeout(600)
+def test_a_served_qualifier_bundle_handles_what_waits(
+    installed: dict[str, Installed], silent_hub: Hub, form: dict[str, Any]
+) -> None:
+    submitted = httpx.post(
+        f"{silent_hub.url}/functions/v1/ingest-prime",
+        json=form,
+        headers={"x-webhook-secret": silent_hub.env["PRIME_WEBHOOK_SECRET"]},
+    )
+    event = submitted.json()["event_id"]
+    actions = "select agent, outcome from public.agent_actions where event_id = %s"
+    assert silent_hub.rows(actions, event) == []
+
+    with installed["lead_qualifier"].served(silent_hub) as server:
+        kicked = server.post({"target": "lead-qualifier"}, apikey=silent_hub.env["HUB_INVOKE_SECRET"])
+        refused = server.post({"target": "lead-qualifier"}, apikey="wrong")
+
+    assert (kicked.status_code, refused.status_code) == (200, 401)
+    assert [agent for agent, _ in silent_hub.rows(actions, event)] == ["lead-qualifier"]
+
+
+@pytest.mark.timeout(600)
+def test_two_workers_give_each_of_2400_callers_its_own_answer(
+    installed: dict[str, Installed], silent_hub: Hub
+) -> None:
+    secret = silent_hub.env["PRIME_WEBHOOK_SECRET"]
+    headers = {"content-type": "application/json", "x-webhook-secret": secret}
+    run = uuid.uuid4().hex[:10]
+    waiting = iter(range(2_400))
+    answered: dict[str, str] = {}
+
+    async def send(connection: Connection) -> None:
+        for number in waiting:
+            form = {"run": run, "number": str(number), "email": f"{run}-{number}@example.com"}
+            status, answer = await connection.post("/", headers, json.dumps(form).encode())
+            assert status == 202, answer
+            answered[form["number"]] = answer["event_id"]
+        connection.close()
+
+    async def send_all(port: int) -> None:
+        await asyncio.gather(*(send(Connection("127.0.0.1", port)) for _ in range(64)))
+
+    with installed["ingest_prime"].served(silent_hub, WORKERS="2") as server:
+        asyncio.run(send_all(server.port))
+        assert len(server.workers()) == 2
+
+    own = "select data ->> 'number', id::text from public.events where data ->> 'run' = %s"
+    rows = silent_hub.rows(own, run)
+    assert len(rows) == 2_400
+    assert answered == dict(rows)

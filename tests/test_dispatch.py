@@ -1,0 +1,361 @@
+"""Dispatch: every event reaches each of its subscribers once, whatever is lost, repeated, late or broken."""
+
+import json
+import threading
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+
+from shared import qualification  # noqa: F401  the qualifier of the hub under test is this one
+
+
+@pytest.fixture
+def target(hub: Any) -> str:
+    """A subscription of its own, whose target no function answers: the test itself is the subscriber."""
+    name = f"sub-{uuid.uuid4().hex[:12]}"
+    hub.sql(
+        "insert into public.subscriptions (org_id, name, event_types, target, max_attempts, retry_base, ordered)"
+        " select id, %(name)s, array[%(type)s], %(name)s, 3, '0 seconds', true from public.organizations where slug = 'trades'",
+        name=name,
+        type=event_type(name),
+    )
+    return name
+
+
+@pytest.fixture
+def service(hub: Any) -> Iterator[psycopg.Connection]:
+    with psycopg.connect(hub.env["DATABASE_URL"], autocommit=True) as connection:
+        yield connection
+
+
+def event_type(target: str) -> str:
+    return "test_" + target.replace("-", "_") + ".happened"
+
+
+def emit(hub: Any, target: str, count: int = 1, contact: Any = None) -> list[Any]:
+    return [
+        row[0]
+        for row in hub.rows(
+            "insert into public.events (org_id, type, data, contact_id)"
+            " select organizations.id, %s, jsonb_build_object('n', n), %s::uuid"
+            " from public.organizations, generate_series(1, %s) as n where slug = 'trades' returning id",
+            event_type(target),
+            contact,
+            count,
+        )
+    ]
+
+
+def claim(service: psycopg.Connection, target: str, batch: int = 50, lease: float = 30) -> list[dict[str, Any]]:
+    row = service.execute("select hub.claim_deliveries(%s, %s, %s)", (target, batch, int(lease))).fetchone()
+    assert row is not None
+    return row[0]
+
+
+def settle(service: psycopg.Connection, *settlements: dict[str, Any]) -> list[str]:
+    row = service.execute("select hub.settle_deliveries(%s)", (json.dumps(settlements),)).fetchone()
+    assert row is not None
+    return [result["status"] for result in row[0]]
+
+
+def settlement(delivery: dict[str, Any], outcome: str, **more: Any) -> dict[str, Any]:
+    return {"id": delivery["id"], "lease_token": delivery["lease_token"], "outcome": outcome, **more}
+
+
+def statuses(hub: Any, target: str) -> list[str]:
+    return [
+        row[0]
+        for row in hub.rows(
+            "select deliveries.status::text from public.deliveries join public.subscriptions on subscriptions.id = subscription_id"
+            " where subscriptions.name = %s order by deliveries.id",
+            target,
+        )
+    ]
+
+
+def expire_leases(hub: Any, target: str) -> None:
+    hub.sql(
+        "update public.deliveries set leased_until = now() - interval '1 second' from public.subscriptions"
+        " where subscriptions.id = subscription_id and subscriptions.name = %s and status = 'running'",
+        target,
+    )
+
+
+def test_one_statement_rings_each_target_once(hub: Any, target: str) -> None:
+    before = hub.rows("select coalesce(pg_sequence_last_value(('private.kicked_' || md5(%s))::regclass), 0)", target)[0][0]
+
+    emit(hub, target, count=100)
+
+    assert statuses(hub, target) == ["pending"] * 100
+    after = hub.rows("select pg_sequence_last_value(('private.kicked_' || md5(%s))::regclass)", target)[0][0]
+    assert after > before
+    kicks = hub.rows("select count(*) from net._http_response as r where r.content like %s", f"%{target}%")[0][0]
+    assert kicks <= 1
+
+
+def test_ten_claimers_share_the_work_without_a_double(hub: Any, target: str) -> None:
+    emitted = emit(hub, target, count=200)
+    claimed: list[str] = []
+
+    def work() -> None:
+        with psycopg.connect(hub.env["DATABASE_URL"], autocommit=True) as connection:
+            while batch := claim(connection, target, batch=7):
+                claimed.extend(delivery["event"]["id"] for delivery in batch)
+
+    workers = [threading.Thread(target=work) for _ in range(10)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+
+    assert sorted(claimed) == sorted(str(event) for event in emitted)
+
+
+def test_who_lost_the_lease_settles_nothing(hub: Any, service: psycopg.Connection, target: str) -> None:
+    emit(hub, target)
+    slow = claim(service, target)[0]
+    expire_leases(hub, target)
+    hub.sql("select private.sweep_deliveries()")
+    quick = claim(service, target)[0]
+    effects = {"events": [{"type": "test.effect", "data": {"from": target}}]}
+
+    late = settle(service, settlement(slow, "done", effects=effects))
+    in_time = settle(service, settlement(quick, "done", effects=effects))
+    again = settle(service, settlement(quick, "done", effects=effects))
+
+    assert (late, in_time, again) == (["lost"], ["done"], ["lost"])
+    assert hub.rows("select count(*) from public.events where type = 'test.effect' and data ->> 'from' = %s", target) == [(1,)]
+
+
+def test_a_heartbeat_keeps_the_lease(hub: Any, service: psycopg.Connection, target: str) -> None:
+    emit(hub, target)
+    delivery = claim(service, target)[0]
+    expire_leases(hub, target)
+
+    kept = service.execute("select hub.extend_leases(%s, 30)", (json.dumps([delivery]),)).fetchone()
+    hub.sql("select private.sweep_deliveries()")
+
+    assert kept == ([delivery["id"]],)
+    assert settle(service, settlement(delivery, "done")) == ["done"]
+
+
+def test_a_given_up_lease_costs_no_attempt(hub: Any, service: psycopg.Connection, target: str) -> None:
+    emit(hub, target)
+    for _ in range(5):
+        assert settle(service, settlement(claim(service, target)[0], "release")) == ["pending"]
+
+    assert claim(service, target)[0]["attempt"] == 1
+
+
+def test_a_poisoned_delivery_dies_alone_and_visibly(hub: Any, service: psycopg.Connection, target: str) -> None:
+    emitted = emit(hub, target, count=20)
+    poisoned = str(emitted[7])
+
+    for _ in range(4):
+        for delivery in claim(service, target):
+            bad = delivery["event"]["id"] == poisoned
+            settle(service, settlement(delivery, "retry", error="ValueError: poison") if bad else settlement(delivery, "done"))
+
+    assert sorted(statuses(hub, target)) == ["dead"] + ["done"] * 19
+    dead = hub.rows(
+        "select id::text, last_error, attempts from public.deliveries where event_id = %s and status = 'dead'", poisoned
+    )
+    assert [row[1:] for row in dead] == [("ValueError: poison", 3)]
+    assert hub.rows("select count(*) from public.delivery_attempts where delivery_id = %s", dead[0][0]) == [(3,)]
+    assert hub.rows("select kind, closed_at from public.alerts where subject = %s", dead[0][0]) == [("delivery_dead", None)]
+    assert hub.rows("select count(*) from public.events where type = 'delivery.dead' and cause_id = %s", poisoned) == [(1,)]
+
+
+def test_replay_brings_the_dead_back_and_doubles_nothing(hub: Any, service: psycopg.Connection, target: str) -> None:
+    emit(hub, target, count=2)
+    effects = {"events": [{"type": "test.effect", "data": {"from": target}}]}
+    fine, broken = claim(service, target)
+    settle(service, settlement(fine, "done", effects=effects), settlement(broken, "dead", error="no"))
+    replay = "select public.replay_events(%s::jsonb, %s, %s)"
+
+    def as_service(*arguments: Any) -> Any:
+        with psycopg.connect(hub.env["ADMIN_DATABASE_URL"]) as connection:
+            connection.execute("""set local request.jwt.claims = '{"role": "service_role"}'""")
+            return connection.execute(replay, arguments).fetchone()
+
+    assert as_service("{}", target, True) == ({"matched": 1, "dry_run": True},)
+    assert sorted(statuses(hub, target)) == ["dead", "done"]
+    as_service("{}", target, False)
+    settle(service, *(settlement(delivery, "done", effects=effects) for delivery in claim(service, target)))
+    as_service('{"statuses": ["done"]}', target, False)
+    again = claim(service, target)
+    settle(service, *(settlement(delivery, "done", effects=effects) for delivery in again))
+
+    assert len(again) == 2
+    assert statuses(hub, target) == ["done", "done"]
+    assert hub.rows("select count(*) from public.events where type = 'test.effect' and data ->> 'from' = %s", target) == [(2,)]
+    assert hub.rows("select count(*) from public.alerts where subject = %s and closed_at is null", broken["id"]) == [(0,)]
+
+
+def test_a_settlement_that_cannot_be_written_harms_no_other(hub: Any, service: psycopg.Connection, target: str) -> None:
+    emit(hub, target, count=3)
+    first, second, third = claim(service, target)
+    # An action needs an agent, which this subscription has not.
+    broken = settlement(second, "done", effects={"action": {"decision": "x", "outcome": "self_resolved"}})
+
+    results = settle(service, settlement(first, "done"), broken, settlement(third, "done"))
+
+    assert sorted(results) == ["done", "done", "failed"]
+    error = hub.rows("select last_error from public.deliveries where id = %s", second["id"])[0][0]
+    assert error.startswith("could not be settled")
+
+
+def test_retries_wait_as_long_as_they_were_told(hub: Any, service: psycopg.Connection, target: str) -> None:
+    emit(hub, target)
+
+    settle(service, settlement(claim(service, target)[0], "retry", error="busy", retry_after_seconds=600))
+
+    waits = hub.rows(
+        "select run_at > now() + interval '590 seconds' from public.deliveries join public.subscriptions"
+        " on subscriptions.id = subscription_id where name = %s",
+        target,
+    )
+    assert waits == [(True,)]
+    assert claim(service, target) == []
+
+
+def test_each_contacts_events_are_handled_in_order_and_one_at_a_time(hub: Any, service: psycopg.Connection, target: str) -> None:
+    contacts = [
+        hub.rows("insert into public.contacts (org_id) select id from public.organizations where slug = 'trades' returning id")[0][0]
+        for _ in range(5)
+    ]
+    for _ in range(8):
+        for contact in contacts:
+            emit(hub, target, contact=contact)
+    handled: dict[str, list[str]] = {}
+    guard = threading.Lock()
+    running: set[str] = set()
+
+    def work() -> None:
+        with psycopg.connect(hub.env["DATABASE_URL"], autocommit=True) as connection:
+            while "pending" in statuses(hub, target):
+                for delivery in claim(connection, target, batch=3):
+                    contact = delivery["event"]["contact_id"]
+                    with guard:
+                        assert contact not in running
+                        running.add(contact)
+                        handled.setdefault(contact, []).append(delivery["event"]["id"])
+                        running.discard(contact)
+                    settle(connection, settlement(delivery, "done"))
+
+    workers = [threading.Thread(target=work) for _ in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+
+    assert {len(events) for events in handled.values()} == {8}
+    assert all(events == sorted(events) for events in handled.values())
+
+
+@pytest.mark.parametrize(
+    ("pause", "resume"),
+    [
+        ("update public.subscriptions set paused = true where name = %s", "update public.subscriptions set paused = false where name = %s"),
+        (
+            "update public.organizations set paused = true where slug = 'trades' and %s <> ''",
+            "update public.organizations set paused = false where slug = 'trades' and %s <> ''",
+        ),
+    ],
+)
+def test_what_is_paused_keeps_its_deliveries(hub: Any, service: psycopg.Connection, target: str, pause: str, resume: str) -> None:
+    hub.sql(pause, target)
+    try:
+        emit(hub, target, count=3)
+        held = claim(service, target)
+    finally:
+        hub.sql(resume, target)
+
+    assert held == []
+    assert len(claim(service, target)) == 3
+
+
+def test_a_closed_organizations_work_stops_at_once(hub: Any, service: psycopg.Connection) -> None:
+    name = f"closing-{uuid.uuid4().hex[:8]}"
+    org = hub.rows("insert into public.organizations (slug, name) values (%s, 'Closing') returning id", name)[0][0]
+    hub.sql("insert into public.subscriptions (org_id, name, event_types, target) values (%s, %s, '{*}', %s)", org, name, name)
+    hub.sql("insert into public.events (org_id, type) select %s, 'test.happened' from generate_series(1, 3)", org)
+    held = claim(service, name, batch=1)[0]
+
+    hub.sql("update public.organizations set closed_at = now() where id = %s", org)
+
+    assert settle(service, settlement(held, "done", effects={"events": [{"type": "test.effect"}]})) == ["lost"]
+    assert claim(service, name) == []
+    assert hub.rows("select distinct status::text from public.deliveries where org_id = %s", org) == [("skipped",)]
+    assert hub.rows("select count(*) from public.events where org_id = %s", org) == [(3,)]
+
+
+def test_ten_sweeps_at_once_take_each_lapsed_lease_back_once(hub: Any, service: psycopg.Connection, target: str) -> None:
+    emit(hub, target, count=30)
+    assert len(claim(service, target)) == 30
+    expire_leases(hub, target)
+
+    sweeps = [threading.Thread(target=hub.sql, args=("select private.sweep_deliveries()",)) for _ in range(10)]
+    for sweep in sweeps:
+        sweep.start()
+    for sweep in sweeps:
+        sweep.join()
+
+    lapsed = hub.rows(
+        "select count(*), count(distinct delivery_id) from public.delivery_attempts join public.deliveries on deliveries.id = delivery_id"
+        " join public.subscriptions on subscriptions.id = subscription_id where name = %s and outcome = 'lapsed'",
+        target,
+    )
+    assert lapsed == [(30, 30)]
+
+
+def test_the_log_is_never_rewritten(hub: Any, target: str) -> None:
+    emitted = emit(hub, target)[0]
+
+    for statement in ("update public.events set type = 'x.y' where id = %s", "delete from public.events where id = %s"):
+        with pytest.raises(psycopg.Error, match="append-only"):
+            hub.sql(statement, emitted)
+    with pytest.raises(psycopg.Error, match="append-only"):
+        hub.sql("truncate public.events cascade")
+
+
+def test_pruning_never_removes_a_guard_inside_its_window_or_open_work(hub: Any, target: str) -> None:
+    emit(hub, target, count=2)
+    org = hub.rows("select id from public.organizations where slug = 'trades'")[0][0]
+    for key, days in (("old", -1), ("young", 1)):
+        hub.sql(
+            "insert into public.receipts (source, key, org_id, body_sha256, event_id, expires_at)"
+            " values (%s, %s, %s, 'x', gen_random_uuid(), now() + make_interval(days => %s))",
+            target,
+            key,
+            org,
+            days,
+        )
+
+    hub.sql("select private.prune_history()")
+
+    assert hub.rows("select key from public.receipts where source = %s", target) == [("young",)]
+    assert statuses(hub, target) == ["pending", "pending"]
+
+
+def test_a_bell_that_cannot_be_rung_does_not_break_the_write(own_hub: Any) -> None:
+    own_hub.sql("delete from vault.secrets where name = 'hub_invoke_secret'")
+
+    own_hub.sql("insert into public.events (org_id, type) select id, 'form.submitted' from public.organizations where slug = 'trades'")
+
+    assert own_hub.rows("select count(*) from public.events where type = 'form.submitted'") == [(1,)]
+    assert own_hub.rows("select target from private.kick_failures") == [("lead-qualifier",)]
+    assert own_hub.rows("select count(*) from public.deliveries") == [(1,)]
+
+
+def test_the_audit_log_shows_a_change_by_its_owner(own_hub: Any) -> None:
+    verify = "select private.verify_audit_log(id) from public.organizations where slug = 'trades'"
+    assert own_hub.rows(verify) == [(None,)]
+
+    own_hub.sql("alter table public.audit_log disable trigger user")
+    own_hub.sql("update public.audit_log set actor_type = 'user' where number = 2")
+
+    assert own_hub.rows(verify) == [(2,)]

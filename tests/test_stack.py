@@ -1,0 +1,300 @@
+"""`make run`: one process tree that comes back from any kill, and goes down as a whole."""
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import psycopg
+import pytest
+from databases import Database, Server, running_postgres
+from emulator.postgres import Postgres, PostgresUnavailable, free_port, remove, unprivileged_account
+from emulator.process import Child
+from emulator.state import State
+from hubs import ROOT, Hub, start_hub
+
+PROCESSES = ("postgres", "emulator.gateway", "emulator.workers")
+
+
+def family(hub: Hub) -> dict[int, str]:
+    """Every process below the hub's supervisor, with its command line."""
+    parents: dict[int, tuple[int, str]] = {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (entry / "cmdline").read_text().replace("\0", " ")
+            parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1]), command
+        except OSError:
+            continue
+    members = {hub.process.pid}
+    while more := {pid for pid, (parent, _) in parents.items() if parent in members} - members:
+        members |= more
+    return {pid: parents[pid][1] for pid in members if pid in parents}
+
+
+def child(hub: Hub, name: str) -> int:
+    return next(pid for pid, command in family(hub).items() if f"{name} -D" in command or f"-m {name}" in command)
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def command(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "emulator", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": f"{ROOT / 'supabase'}:{ROOT}"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="state-") as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+# What it leaves for scripts and people ---------------------------------------------------------------------------
+
+
+def test_the_environment_file_is_private_and_complete(hub: Hub) -> None:
+    file = hub.state / "hub.env"
+
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert stat.S_IMODE((hub.state / "keys.json").stat().st_mode) == 0o600
+    assert set(hub.env) == set(
+        "SUPABASE_URL SUPABASE_PUBLISHABLE_KEY SUPABASE_SECRET_KEY DATABASE_URL ADMIN_DATABASE_URL HUB_INVOKE_SECRET"
+        " PRIME_WEBHOOK_SECRET AKF_WEBHOOK_SECRET CLEANJET_WEBHOOK_SECRET ADMIN_EMAIL ADMIN_PASSWORD OPERATOR_EMAIL"
+        " OPERATOR_PASSWORD CLOSER_EMAIL CLOSER_PASSWORD VIEWER_EMAIL VIEWER_PASSWORD HUB_PID".split()
+    )
+    assert hub.env["HUB_PID"] == str(hub.process.pid)
+    assert "" not in hub.env.values()
+
+
+def test_a_shell_can_source_it(hub: Hub) -> None:
+    sourced = subprocess.run(
+        ["sh", "-euc", f'. "{hub.state}/hub.env"; printf %s "$ADMIN_DATABASE_URL"'], capture_output=True, text=True
+    )
+
+    assert sourced.stdout == hub.env["ADMIN_DATABASE_URL"]
+
+
+def test_it_listens_on_loopback_only(hub: Hub) -> None:
+    sockets = {
+        link.readlink().name
+        for pid in family(hub)
+        for link in Path(f"/proc/{pid}/fd").iterdir()
+        if str(link.readlink()).startswith("socket:")
+    }
+    listening = set()
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and f"socket:[{fields[9]}]" in sockets:
+                listening.add(fields[1].split(":")[0])
+
+    assert listening == {"0100007F"}
+
+
+def test_only_postgres_runs_as_somebody_else(hub: Hub) -> None:
+    account = unprivileged_account()
+    owner = Path(f"/proc/{child(hub, 'postgres')}").stat().st_uid
+
+    assert owner == (account.uid if account else os.getuid())
+    assert owner != 0
+
+
+def test_nothing_but_caches_is_unlogged(hub: Hub) -> None:
+    assert hub.rows("select relnamespace::regnamespace::text, relname from pg_class where relpersistence = 'u' and relkind = 'r'") == [
+        ("net", "http_request_queue"),
+        ("net", "_http_response"),
+    ]
+
+
+# Kills -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_killed_postmaster_is_back_within_a_second(own_hub: Hub) -> None:
+    took = []
+    for _ in range(3):
+        before = child(own_hub, "postgres")
+        os.kill(before, signal.SIGKILL)
+        killed = time.monotonic()
+        assert own_hub.until(lambda before=before: not is_running(before) and own_hub.database_answers())
+        took.append(time.monotonic() - killed)
+
+    assert min(took) < 1, took
+
+
+def test_no_request_is_refused_while_the_gateway_is_killed(own_hub: Hub) -> None:
+    for _ in range(2):
+        os.kill(child(own_hub, "emulator.gateway"), signal.SIGKILL)
+        with httpx.Client(timeout=20, trust_env=False) as client:
+            assert client.get(f"{own_hub.url}/health").status_code == 200
+
+
+def test_a_gateway_that_hangs_is_replaced(own_hub: Hub) -> None:
+    hanging = child(own_hub, "emulator.gateway")
+    os.kill(hanging, signal.SIGSTOP)
+
+    assert own_hub.until(lambda: not is_running(hanging), 20)
+    assert httpx.get(f"{own_hub.url}/health", timeout=20).status_code == 200
+
+
+def test_killed_workers_go_on_with_what_is_queued(own_hub: Hub) -> None:
+    os.kill(child(own_hub, "emulator.workers"), signal.SIGKILL)
+    [(request,)] = own_hub.rows("select net.http_get(%s)", f"{own_hub.url}/health")
+
+    assert own_hub.until(lambda: own_hub.rows("select status_code from net._http_response where id = %s", request) == [(200,)])
+
+
+@pytest.mark.parametrize("victim", ["supervisor", "everything"])
+def test_after_a_kill_of_it_all_the_next_start_has_lost_nothing(folder: Path, victim: str) -> None:
+    hub = start_hub(folder)
+    hub.sql("create table public.kept (n int)")
+    hub.sql("insert into public.kept select generate_series(1, 1000)")
+    members = family(hub)
+
+    for pid in members if victim == "everything" else [hub.process.pid]:
+        os.kill(pid, signal.SIGKILL)
+    hub.process.wait()
+    began = time.monotonic()
+    again = start_hub(folder, hub.port)
+
+    try:
+        assert time.monotonic() - began < 10
+        assert not [command for pid, command in members.items() if is_running(pid)]
+        assert again.rows("select count(*) from public.kept") == [(1000,)]
+        assert again.env["ADMIN_PASSWORD"] == hub.env["ADMIN_PASSWORD"]
+    finally:
+        again.stop()
+
+
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_asked_to_stop_it_leaves_nothing_behind(folder: Path, sign: signal.Signals) -> None:
+    hub = start_hub(folder)
+    members = family(hub)
+    assert len(members) > len(PROCESSES)
+
+    hub.stop(sign)
+
+    assert hub.process.returncode == 0
+    assert not [command for pid, command in members.items() if is_running(pid)]
+    assert not (folder / "hub.env").exists()
+    assert "database system is shut down" in (folder / "logs" / "postgres.log").read_text().splitlines()[-1]
+
+
+# Refusals: a sentence, never a traceback -------------------------------------------------------------------------------
+
+
+def test_a_second_hub_on_the_same_state_is_refused(hub: Hub) -> None:
+    refused = command("--port", "0", "--state", hub.state)
+
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("A hub already runs on ")
+    assert "Traceback" not in refused.stderr
+
+
+def test_a_port_in_use_is_refused(hub: Hub, folder: Path) -> None:
+    refused = command("--port", str(hub.port), "--state", folder)
+
+    assert refused.returncode == 1
+    assert refused.stderr == f"Port {hub.port} is in use. Choose another: make run PORT={hub.port + 1}\n"
+
+
+@pytest.mark.parametrize(
+    ("switch", "named"),
+    [
+        ("alter system set fsync = off", "fsync is switched off in "),
+        ("alter system set synchronous_commit = off", "synchronous_commit is switched off in "),
+        ("alter system set full_page_writes = off", "full_page_writes is switched off in "),
+        ("alter role anon set synchronous_commit = 'OFF'", "synchronous_commit is switched off for role anon"),
+        ("alter database postgres set synchronous_commit = off", "synchronous_commit is switched off for database postgres"),
+    ],
+)
+def test_a_database_that_could_lose_answers_is_refused(server: Server, database: Database, switch: str, named: str) -> None:
+    database.rows(switch, role="supabase_admin")
+    database.rows("select pg_reload_conf()", role="supabase_admin")
+    undo = switch.split(" = ")[0].replace(" set ", " reset ")
+
+    try:
+        with pytest.raises(PostgresUnavailable, match=named) as refusal:
+            refuse_until(server.postgres)
+        assert undo in str(refusal.value)
+    finally:
+        database.rows(undo, role="supabase_admin")
+        database.rows("select pg_reload_conf()", role="supabase_admin")
+
+
+def refuse_until(postgres: Postgres) -> None:
+    """A reload takes a moment to arrive."""
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+        postgres.refuse_unsafe_settings()
+
+
+def test_what_cannot_start_is_said_with_the_end_of_its_log(tmp_path: Path) -> None:
+    said: list[str] = []
+    log = tmp_path / "gateway.log"
+    log.write_text("ModuleNotFoundError: No module named 'typo'\n")
+    broken = Child("gateway", lambda: subprocess.Popen(["false"]), log, said.append)
+    broken.start()
+
+    deadline = time.monotonic() + 10
+    while len(said) < 4 and time.monotonic() < deadline:
+        broken.keep()
+        time.sleep(0.01)
+
+    assert said[0] == "gateway: ended with exit code 1, starting again"
+    assert said[2].endswith("typo'")
+    assert "starting again in 0.4 s" in said[1]
+    broken.end(signal.SIGKILL, 1)
+
+
+# Places -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root steps down; run the tests as root to see it")
+def test_root_runs_postgres_where_its_account_cannot_look(folder: Path) -> None:
+    (folder / "home").mkdir(mode=0o700)
+    state = State(folder / "home" / "state")
+    state.open()
+
+    with running_postgres(Postgres(state, free_port(0))) as first:
+        with first.connect("postgres") as connection:
+            connection.execute("create table public.kept ()")
+    with running_postgres(Postgres(state, free_port(0))) as second, second.connect("postgres") as connection:
+        kept = connection.execute("select to_regclass('public.kept') is not null").fetchone()
+    remove(state.folder)
+    state.open()
+    with running_postgres(Postgres(state, free_port(0))) as third, third.connect("postgres") as connection:
+        after_removal = connection.execute("select to_regclass('public.kept') is not null").fetchone()
+
+    assert (state.folder / "postgres").is_symlink()
+    assert (kept, after_removal) == ((True,), (False,))
+    remove((state.folder / "postgres").resolve())
+
+
+def test_reset_removes_the_state_and_its_data(folder: Path) -> None:
+    state = State(folder / "state")
+    state.open()
+    with running_postgres(Postgres(state, free_port(0))) as postgres:
+        data = postgres.data.resolve()
+
+    done = command("--state", state.folder, "--reset")
+
+    assert done.stdout == f"Removed {state.folder}.\n"
+    assert not data.exists()
+    assert not state.folder.exists()
