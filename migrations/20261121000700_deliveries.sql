@@ -194,16 +194,16 @@ declare
   base text;
   key text;
 begin
-  select max(decrypted_secret) filter (where decrypted_secrets.name = 'supabase_url'),
+  select max(decrypted_secret) filter (where decrypted_secrets.name = 'functions_url'),
          max(decrypted_secret) filter (where decrypted_secrets.name = 'hub_invoke_secret')
   into base, key
   from vault.decrypted_secrets
-  where decrypted_secrets.name in ('supabase_url', 'hub_invoke_secret');
+  where decrypted_secrets.name in ('functions_url', 'hub_invoke_secret');
   if base is null or key is null then
-    perform private.fail(500, 'vault_secret_missing', 'The vault lacks supabase_url or hub_invoke_secret.');
+    perform private.fail(500, 'vault_secret_missing', 'The vault lacks functions_url or hub_invoke_secret.');
   end if;
   return net.http_post(
-    url => base || '/functions/v1/' || invoke.name,
+    url => base || '/' || invoke.name,
     body => body,
     headers => jsonb_build_object(
       'Content-Type', 'application/json',

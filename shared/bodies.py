@@ -169,8 +169,14 @@ def _urlencoded(text: str) -> list[tuple[str, str]]:
 
 
 async def _multipart(body: bytes, content_type: bytes) -> list[tuple[str, str]]:
+    from python_multipart.multipart import parse_options_header
     from starlette.datastructures import Headers, UploadFile
     from starlette.formparsers import MultiPartException, MultiPartParser
+
+    boundary = parse_options_header(content_type)[1].get(b"boundary")
+    # Without the last boundary some of the form never arrived; the parser would be content.
+    if not boundary or b"--" + boundary + b"--" not in body:
+        raise BadRequest("The body is not a whole multipart form.", code="invalid_multipart")
 
     async def whole() -> AsyncGenerator[bytes]:
         yield body

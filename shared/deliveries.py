@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 from uuid import UUID
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from shared import db, log
 from shared.envelopes import Agent, Contact, Delivery, Event
@@ -34,8 +34,9 @@ __all__ = [
     "drain",
 ]
 
-# SQL kicks a target at most once in 100 ms and trusts it to look again meanwhile.
-LINGER = (0.04, 0.04, 0.04)
+# SQL kicks a target at most once in 100 ms and trusts it to look again meanwhile. Twice that, since an event
+# may have been written, and not kicked for, some time before its commit lets anybody see it.
+LINGER = (0.04, 0.06, 0.1)
 GRACE = 5.0
 SETTLE_ATTEMPTS = 4
 
@@ -61,6 +62,7 @@ class Summary:
     joined: bool = False
 
 
+_UNREADABLE = {"outcome": "retry", "error": "the delivery has a shape that this function does not know"}
 # What SQL answers about a settlement, and how a summary calls it; all else is lost.
 _COUNTED_AS = {
     "done": "done",
@@ -133,27 +135,29 @@ class Drain:
     async def run(self) -> Summary:
         heartbeat = asyncio.create_task(self._keep_leases())
         try:
-            lingered = 0
-            while not self._is_over():
-                self._woken.clear()
-                await self._claim()
-                self._start_waiting()
-                if self._running:
-                    await self._wait_and_settle(self._ends_at)
-                    lingered = 0
-                elif self._woken.is_set():
-                    lingered = 0
-                elif lingered < len(LINGER):
-                    await self._pause(LINGER[lingered])
-                    lingered += 1
-                else:
-                    break
+            await self._work()
             await self._finish()
         finally:
             heartbeat.cancel()
-            for task in self._running:
-                task.cancel()
+            await self._give_back()
         return self._summary
+
+    async def _work(self) -> None:
+        lingered = 0
+        while not self._is_over():
+            self._woken.clear()
+            await self._claim()
+            self._start_waiting()
+            if self._running:
+                await self._wait_and_settle(self._ends_at)
+                lingered = 0
+            elif self._woken.is_set():
+                lingered = 0
+            elif lingered < len(LINGER):
+                await self._pause(LINGER[lingered])
+                lingered += 1
+            else:
+                break
 
     def _is_over(self) -> bool:
         return self._stopping or self.loop.time() >= self._ends_at
@@ -170,8 +174,15 @@ class Drain:
             if self._running:
                 return  # those are settled first, and then it is tried again
             raise
-        self._waiting.extend(Delivery.model_validate(row) for row in rows)
         self._summary.claimed += len(rows)
+        unreadable = []
+        for row in rows:
+            try:
+                self._waiting.append(Delivery.model_validate(row))
+            except ValidationError as error:
+                log.crash("delivery_unreadable", error, delivery=row["id"])
+                unreadable.append({"id": row["id"], "lease_token": row["lease_token"]} | _UNREADABLE)
+        await self._settle(unreadable)
 
     def _start_waiting(self) -> None:
         while self._waiting and len(self._running) < self._concurrency:
@@ -203,18 +214,22 @@ class Drain:
             pass
 
     async def _finish(self) -> None:
-        """Give back what was not started, let the rest end, give back what does not end."""
-        await self._settle([settlement_of(delivery, "release") for delivery in self._waiting])
-        self._waiting.clear()
+        """Give back what was not started, and let the rest end."""
+        waiting, self._waiting = self._waiting, deque()
+        await self._settle([settlement_of(delivery, "release") for delivery in waiting])
         grace_ends_at = self.loop.time() + GRACE
         while self._running and self.loop.time() < grace_ends_at:
             self._woken.clear()
             await self._wait_and_settle(grace_ends_at)
-        unfinished = dict(self._running)
-        for task in unfinished:
+
+    async def _give_back(self) -> None:
+        """Whatever is still held when all is over, or when the drain itself has failed."""
+        held = [*self._waiting, *self._running.values()]
+        for task in self._running:
             task.cancel()
+        self._waiting.clear()
         self._running.clear()
-        await self._settle([settlement_of(delivery, "release") for delivery in unfinished.values()])
+        await self._settle([settlement_of(delivery, "release") for delivery in held])
 
     async def _keep_leases(self) -> None:
         while True:

@@ -87,6 +87,9 @@ class Endpoint:
         except HubError as error:
             code = error.code
             response = self._refusal(error, trace)
+            if error.status >= 500:
+                cause = error.__cause__ or error
+                log.crash("failure", cause, trace_id=trace.trace_id, function=self.name, code=code)
         except Exception as error:  # the one place that turns the unknown into an answer
             code = HubError.code
             response = self._refusal(HubError(), trace)

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from databases import Database, Server, running_server
 from hubs import Hub, running_hub, start_hub
 
 
@@ -27,3 +28,15 @@ def prepared_state(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def own_hub(prepared_state: Path) -> Iterator[Hub]:
     with running_hub(prepared_state) as hub:
         yield hub
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    with running_server() as server:
+        yield server
+
+
+@pytest.fixture
+def database(server: Server) -> Database:
+    """As a new project has it, before any migration."""
+    return server.fresh_database()

@@ -21,7 +21,9 @@ class Server:
 
     def fresh_database(self) -> "Database":
         name = f"fresh_{uuid.uuid4().hex}"
-        statement = sql.SQL("create database {} template postgres owner postgres").format(sql.Identifier(name))
+        statement = sql.SQL("create database {} template postgres owner postgres").format(
+            sql.Identifier(name)
+        )
         Database(self.postgres.state, "template1").rows(statement, role="supabase_admin")
         return Database(self.postgres.state, name)
 

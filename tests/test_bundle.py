@@ -105,12 +105,21 @@ class Installed:
     def install(self) -> str:
         """What pip said when it failed, else nothing."""
         venv.create(self.environment, symlinks=True)
-        python, requirements = self.environment / "bin" / "python", self.folder / "requirements.txt"
-        install = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-compile"]
-        done = subprocess.run(
-            [*install, "--require-hashes", "-r", requirements], capture_output=True, text=True
-        )
-        return done.stderr if done.returncode else ""
+        pip = [sys.executable, "-m", "pip", "--python", self.environment / "bin" / "python"]
+        # That nothing is missing `pip check` tells as well, and sooner than resolving it all again.
+        install = [
+            "install",
+            "--no-deps",
+            "--no-compile",
+            "--require-hashes",
+            "-r",
+            self.folder / "requirements.txt",
+        ]
+        for command in (install, ["check"]):
+            done = subprocess.run([*pip, *command], capture_output=True, text=True)
+            if done.returncode:
+                return done.stdout + done.stderr
+        return ""
 
     @contextlib.contextmanager
     def served(self, hub: Hub, **environment: str) -> Iterator["Server"]:

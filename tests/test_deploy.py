@@ -113,7 +113,7 @@ def test_what_must_be_set_once_is_listed(deploy: Deploy) -> None:
 
     assert all(name in listed for entry in MANIFEST.values() for name in entry["settings"])
     assert all(
-        name in listed for name in ("supabase_url", "hub_invoke_secret", "hub_service", "set_site_secret")
+        name in listed for name in ("functions_url", "hub_invoke_secret", "hub_service", "set_site_secret")
     )
 
 

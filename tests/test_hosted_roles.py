@@ -1,6 +1,5 @@
 """The new database is as strict as a hosted project: what fails there fails here."""
 
-
 import psycopg
 import pytest
 from databases import Database
@@ -81,7 +80,11 @@ def test_new_functions_are_open_to_everybody_until_somebody_revokes(database: Da
 
 @pytest.mark.parametrize(
     ("role", "setting"),
-    [("anon", "statement_timeout=3s"), ("authenticated", "statement_timeout=8s"), ("authenticator", "lock_timeout=8s")],
+    [
+        ("anon", "statement_timeout=3s"),
+        ("authenticated", "statement_timeout=8s"),
+        ("authenticator", "lock_timeout=8s"),
+    ],
 )
 def test_roles_of_the_api_have_their_limits(database: Database, role: str, setting: str) -> None:
     [(settings,)] = database.rows("select rolconfig from pg_roles where rolname = %s", role)
@@ -93,7 +96,9 @@ def test_claims_are_read_from_the_request(database: Database) -> None:
     with psycopg.connect(database.url()) as connection:
         claims = '{"sub": "00000000-0000-7000-8000-000000000001", "role": "authenticated", "email": "a@example.com"}'
         connection.execute("select set_config('request.jwt.claims', %s, true)", [claims])
-        seen = connection.execute("select auth.uid()::text, auth.role(), auth.email(), auth.jwt() ->> 'role'").fetchone()
+        seen = connection.execute(
+            "select auth.uid()::text, auth.role(), auth.email(), auth.jwt() ->> 'role'"
+        ).fetchone()
         connection.rollback()
         # A setting that was local to an earlier transaction reads as an empty string.
         after = connection.execute("select auth.uid(), auth.role(), auth.jwt()").fetchone()

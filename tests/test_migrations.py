@@ -22,7 +22,11 @@ ROOT = Path(__file__).parents[1]
 def project(tmp_path: Path) -> Path:
     (tmp_path / "migrations").mkdir()
     write(tmp_path, "1_pets.sql", "create table public.pets (name text);\n")
-    write(tmp_path, "2_more.sql", "alter table public.pets add column age int;\ncreate table public.toys (id int);\n")
+    write(
+        tmp_path,
+        "2_more.sql",
+        "alter table public.pets add column age int;\ncreate table public.toys (id int);\n",
+    )
     return tmp_path
 
 
@@ -43,7 +47,9 @@ def history(database: Database) -> list[tuple[str, str]]:
 def test_files_are_applied_in_order_and_recorded_as_the_cli_does(database: Database, project: Path) -> None:
     assert run(database, project) == ["applied 2 migrations"]
 
-    recorded = database.rows("select version, name, statements from supabase_migrations.schema_migrations order by 1")
+    recorded = database.rows(
+        "select version, name, statements from supabase_migrations.schema_migrations order by 1"
+    )
     assert recorded == [
         ("1", "pets", ["create table public.pets (name text)"]),
         ("2", "more", ["alter table public.pets add column age int", "create table public.toys (id int)"]),
@@ -108,7 +114,11 @@ def test_two_starters_at_once_apply_each_file_once(database: Database, project: 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.05, 0.15, 0.3])
 def test_a_killed_starter_leaves_all_or_nothing(database: Database, project: Path, seconds: float) -> None:
-    write(project, "3_slow.sql", "create table public.a (id int);\nselect pg_sleep(0.2);\ncreate table public.b (id int);\n")
+    write(
+        project,
+        "3_slow.sql",
+        "create table public.a (id int);\nselect pg_sleep(0.2);\ncreate table public.b (id int);\n",
+    )
     starter = subprocess.Popen(
         [sys.executable, "-c", STARTER, database.url(), str(project)],
         env={**os.environ, "PYTHONPATH": str(ROOT / "supabase")},
@@ -152,7 +162,11 @@ def test_a_migration_waits_ten_seconds_for_a_lock_and_no_longer(
 
 
 def test_an_index_can_be_made_concurrently_in_a_file_of_its_own(database: Database, project: Path) -> None:
-    write(project, "3_index.sql", "-- Large table.\ncreate index concurrently pets_name_idx on public.pets (name);\n")
+    write(
+        project,
+        "3_index.sql",
+        "-- Large table.\ncreate index concurrently pets_name_idx on public.pets (name);\n",
+    )
 
     run(database, project)
 
@@ -168,15 +182,23 @@ def test_settings_of_one_file_do_not_reach_the_next(database: Database, project:
     assert database.rows("select to_regclass('public.after_all') is not null") == [(True,)]
 
 
-def test_secrets_of_the_config_are_in_the_vault_before_the_first_migration(database: Database, project: Path) -> None:
+def test_secrets_of_the_config_are_in_the_vault_before_the_first_migration(
+    database: Database, project: Path
+) -> None:
     (project / "config.toml").write_text('[db.vault]\nurl = "env(URL)"\n')
-    write(project, "3_uses.sql", "create table public.seen as select decrypted_secret from vault.decrypted_secrets;\n")
+    write(
+        project,
+        "3_uses.sql",
+        "create table public.seen as select decrypted_secret from vault.decrypted_secrets;\n",
+    )
 
     run(database, project, URL="http://one")
     run(database, project, URL="http://two")
 
     assert database.rows("select * from public.seen") == [("http://one",)]
-    assert database.rows("select name, decrypted_secret from vault.decrypted_secrets") == [("url", "http://two")]
+    assert database.rows("select name, decrypted_secret from vault.decrypted_secrets") == [
+        ("url", "http://two")
+    ]
 
 
 def test_the_seed_runs_once_and_a_changed_one_is_named(database: Database, project: Path) -> None:
@@ -185,7 +207,9 @@ def test_the_seed_runs_once_and_a_changed_one_is_named(database: Database, proje
     run(database, project)
     seed.write_text("insert into public.pets (name) values ('c');\n")
 
-    assert run(database, project) == ["warning: seed.sql has changed and is not run again; `make reset` begins anew"]
+    assert run(database, project) == [
+        "warning: seed.sql has changed and is not run again; `make reset` begins anew"
+    ]
     assert run(database, project) == []
     assert database.rows("select name from public.pets") == [("a;b",)]
 
@@ -194,12 +218,21 @@ def test_the_seed_runs_once_and_a_changed_one_is_named(database: Database, proje
     ("script", "parts"),
     [
         ("select 1;select 2", ["select 1", "select 2"]),
-        ("select 'a;b'; select $$c;d$$; select $x$ $$;$$ $x$", ["select 'a;b'", "select $$c;d$$", "select $x$ $$;$$ $x$"]),
+        (
+            "select 'a;b'; select $$c;d$$; select $x$ $$;$$ $x$",
+            ["select 'a;b'", "select $$c;d$$", "select $x$ $$;$$ $x$"],
+        ),
         (r"select E'\';'; select 1", [r"select E'\';'", "select 1"]),
         ('select 1 as "a;b"; select 2', ['select 1 as "a;b"', "select 2"]),
-        ("-- one; two\nselect 1; /* a; /* b; */ c; */ select 2", ["-- one; two\nselect 1", "/* a; /* b; */ c; */ select 2"]),
+        (
+            "-- one; two\nselect 1; /* a; /* b; */ c; */ select 2",
+            ["-- one; two\nselect 1", "/* a; /* b; */ c; */ select 2"],
+        ),
         ("create rule r as on insert to t do (select 1; select 2); select 3", None),
-        ("create function f() returns int begin atomic select case when true then 1 end; select 2; end; select 3", None),
+        (
+            "create function f() returns int begin atomic select case when true then 1 end; select 2; end; select 3",
+            None,
+        ),
         ("select a$b$c; select 1", ["select a$b$c", "select 1"]),
         ("select '''';;\n;select $1", ["select ''''", "select $1"]),
     ],
@@ -210,7 +243,9 @@ def test_a_script_is_cut_at_the_semicolons_that_end_statements(script: str, part
     assert statements(script) == expected
 
 
-@pytest.mark.skipif(shutil.which("supabase") is None, reason="needs the Supabase CLI: npm install -g supabase@3.1.0")
+@pytest.mark.skipif(
+    shutil.which("supabase") is None, reason="needs the Supabase CLI: npm install -g supabase@3.1.0"
+)
 class TestTheCli:
     """What it pushes and what the hub applies is the same, down to the history."""
 

@@ -1,6 +1,5 @@
 """Vault's stand-in: secrets are ciphertext in the table, and only postgres reads them."""
 
-
 import psycopg
 import pytest
 from databases import Database

@@ -34,7 +34,9 @@ def main() -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m emulator", description="Run a hub on this machine.")
     parser.add_argument("--port", type=int, default=54321, help="0 takes any free port")
-    parser.add_argument("--state", type=Path, default=Path(".state"), help="where its data, keys and logs lie")
+    parser.add_argument(
+        "--state", type=Path, default=Path(".state"), help="where its data, keys and logs lie"
+    )
     parser.add_argument("--reset", action="store_true", help="remove the state instead")
     parser.add_argument("--parent", type=int, help="end when this process, the parent, ends")
     return parser.parse_args()

@@ -26,8 +26,9 @@ NICKNAMES = {
     "@midnight": "0 0 * * *",
     "@hourly": "0 * * * *",
 }
-MONTHS = {name: n for n, name in enumerate("jan feb mar apr may jun jul aug sep oct nov dec".split(), 1)}
-WEEKDAYS = {name: n for n, name in enumerate("sun mon tue wed thu fri sat".split())}
+MONTH_NAMES = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+MONTHS = {name: number for number, name in enumerate(MONTH_NAMES, 1)}
+WEEKDAYS = {name: number for number, name in enumerate(("sun", "mon", "tue", "wed", "thu", "fri", "sat"))}
 
 ROLE_SETTINGS = """
   select set_config(split_part(setting, '=', 1), substring(setting from position('=' in setting) + 1), false)
@@ -149,8 +150,8 @@ class Scheduler:
             to_next_second = 1 - _now().microsecond / 1e6
             async for ring in bell.notifies(timeout=to_next_second, stop_after=1):
                 await self._load()
-                if waiting := self._waiting.get(int(ring.payload)):
-                    waiting.pending += 1
+                if asked_for := self._waiting.get(int(ring.payload)):
+                    asked_for.pending += 1
             await self._load()
             self._look_at_clock()
 

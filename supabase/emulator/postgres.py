@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
 import psycopg
 from psycopg import sql
@@ -53,6 +54,7 @@ log_timezone = 'UTC'
 log_line_prefix = '%m [%p] %q%u '
 log_checkpoints = off
 """
+LIBRARIES = "On Debian: apt-get install libxml2 libreadline8 libgssapi-krb5-2 libzstd1 liblz4-1"
 # After a kill, one call instead of one for each of a thousand files.
 LINUX_SETTINGS = "recovery_init_sync_method = 'syncfs'\n"
 ACCESS = "host all all 127.0.0.1/32 scram-sha-256\n"
@@ -60,6 +62,14 @@ ACCESS = "host all all 127.0.0.1/32 scram-sha-256\n"
 
 class PostgresUnavailable(Exception):
     """Postgres cannot be started; the message says why in words for a person."""
+
+
+class RunAs(TypedDict, total=False):
+    """Arguments for subprocess; none when this process is not root."""
+
+    user: int
+    group: int
+    extra_groups: list[int]
 
 
 @dataclass(frozen=True)
@@ -83,7 +93,9 @@ def unprivileged_account() -> Account | None:
         except KeyError:
             continue
         return Account(entry.pw_uid, entry.pw_gid)
-    raise PostgresUnavailable("Postgres does not run as root, and there is neither a user postgres nor nobody.")
+    raise PostgresUnavailable(
+        "Postgres does not run as root, and there is neither a user postgres nor nobody."
+    )
 
 
 class Postgres:
@@ -96,8 +108,8 @@ class Postgres:
 
     def prepare(self) -> None:
         self.bin = binaries(self.account) / "bin"
+        self.is_new = not (self.state.folder / "postgres").exists()
         self.data = self._place()
-        self.is_new = not (self.data / "PG_VERSION").exists()
         if self.is_new:
             self._create()
         settings = SETTINGS.format(port=self.port)
@@ -147,12 +159,21 @@ class Postgres:
             for role in ("postgres", "authenticator", "supabase_auth_admin"):
                 set_password(connection, role, self.state.keys.role_passwords[role])
 
-    def sync(self) -> None:
-        """initdb left the new files to the page cache; after this they are on the disk."""
-        self._run(self.bin / "initdb", "--sync-only", "-D", self.data)
+    def sync(self) -> subprocess.Popen[bytes]:
+        """initdb left its files to the page cache; when this has ended they are on the disk."""
+        return subprocess.Popen(
+            [self.bin / "initdb", "--sync-only", "-D", self.data],
+            cwd="/",
+            env=self._environment(),
+            stdout=subprocess.DEVNULL,
+            preexec_fn=die_with_parent(),
+            **self._as_account(),
+        )
 
     def connect(self, role: str) -> psycopg.Connection:
-        return psycopg.connect(self.state.database_url(role), application_name="mission control", connect_timeout=10)
+        return psycopg.connect(
+            self.state.database_url(role), application_name="mission control", connect_timeout=10
+        )
 
     def refuse_unsafe_settings(self) -> None:
         """Answered with 2xx must mean written to the disk, whatever somebody has set since."""
@@ -224,7 +245,9 @@ class Postgres:
         data = str(self.data.resolve())
         for entry in Path("/proc").glob("[0-9]*"):
             try:
-                if str((entry / "cwd").readlink()) == data and (entry / "comm").read_text().startswith("postgres"):
+                if str((entry / "cwd").readlink()) == data and (entry / "comm").read_text().startswith(
+                    "postgres"
+                ):
                     yield int(entry.name)
             except OSError:
                 continue
@@ -234,7 +257,8 @@ class Postgres:
             command, cwd="/", env=self._environment(), capture_output=True, text=True, **self._as_account()
         )
         if done.returncode != 0:
-            raise PostgresUnavailable(f"{Path(command[0]).name} failed: {done.stderr.strip()}")
+            hint = "" if "shared librar" not in done.stderr else f"\n{LIBRARIES}"
+            raise PostgresUnavailable(f"{Path(command[0]).name} failed: {done.stderr.strip()}{hint}")
 
     def _write(self, name: str, text: str) -> None:
         path = self.data / name
@@ -247,7 +271,7 @@ class Postgres:
         if self.account:
             os.chown(path, self.account.uid, self.account.gid, follow_symlinks=False)
 
-    def _as_account(self) -> dict[str, object]:
+    def _as_account(self) -> RunAs:
         if self.account is None:
             return {}
         return {"user": self.account.uid, "group": self.account.gid, "extra_groups": []}
@@ -277,7 +301,9 @@ UNSAFE_SETTINGS = """
 
 
 def set_password(connection: psycopg.Connection, role: str, password: str) -> None:
-    connection.execute(sql.SQL("alter role {} password {}").format(sql.Identifier(role), sql.Literal(password)))
+    connection.execute(
+        sql.SQL("alter role {} password {}").format(sql.Identifier(role), sql.Literal(password))
+    )
 
 
 def binaries(account: Account | None) -> Path:

@@ -47,7 +47,9 @@ def _ask_kernel(sign: signal.Signals) -> None:
 class Child:
     """Restarted at once, except when it keeps failing at its start by itself: then with growing pauses."""
 
-    def __init__(self, name: str, start: Callable[[], Process], log: Path, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, name: str, start: Callable[[], Process], log: Path, say: Callable[[str], None]
+    ) -> None:
         self.name = name
         self.log = log
         self._start = start
@@ -99,4 +101,6 @@ class Child:
         how = f"killed by {signal.Signals(-code).name}" if was_killed else f"ended with exit code {code}"
         self._say(f"{self.name}: {how}, starting again{f' in {pause:.1f} s' if pause else ''}")
         if self._failures > 1:
-            self._say(f"{self.name} has not come up {self._failures} times. The end of {self.log}:\n{self.log_tail()}")
+            self._say(
+                f"{self.name} has not come up {self._failures} times. The end of {self.log}:\n{self.log_tail()}"
+            )

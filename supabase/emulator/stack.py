@@ -20,7 +20,7 @@ from pathlib import Path
 from types import FrameType
 
 from emulator import migrations, seeding
-from emulator.postgres import Postgres, PostgresUnavailable, free_port
+from emulator.postgres import Postgres, free_port
 from emulator.process import Child, Process, die_with_parent
 from emulator.screen import ready_screen
 from emulator.state import State, email, write_private
@@ -50,7 +50,9 @@ def listen(port: int) -> socket.socket:
             break
         except OSError as error:
             if pause is None:
-                raise StackFailed(f"Port {port} is in use. Choose another: make run PORT={port + 1}") from error
+                raise StackFailed(
+                    f"Port {port} is in use. Choose another: make run PORT={port + 1}"
+                ) from error
             time.sleep(pause)
     listening.listen(2048)
     return listening
@@ -85,12 +87,15 @@ class Stack:
         began = time.monotonic()
         self.state.environment.unlink(missing_ok=True)
         self._bring_up_database()
+        # It takes as long to import as the migrations take to run, and reads nothing before it is asked.
         self.gateway.start()
+        unfinished = {"sync": self.postgres.sync()} if self.postgres.is_new else {}
+        self._migrate()
         self.workers.start()
-        seeding_process = self._start_seeding()
+        unfinished |= {"seeding": self._start_seeding()} if self._lacks_people() else {}
         say(ready_screen(self.state, self.url))
         self._await_gateway()
-        self._await_seeding(seeding_process)
+        self._await(unfinished)
         write_private(self.state.environment, self._environment_file())
         say(f"Ready at {self.url} after {time.monotonic() - began:.1f} s. Ctrl-C stops it.")
 
@@ -104,10 +109,11 @@ class Stack:
         self.postgres.wait_until_ready(self.database.process)
         self.postgres.bootstrap()
         self.postgres.refuse_unsafe_settings()
-        secrets = {"SUPABASE_URL": self.url, "HUB_INVOKE_SECRET": self.state.keys.hub_invoke_secret}
-        migrations.migrate(self.state.database_url("postgres"), REPOSITORY / "supabase", os.environ | secrets, say)
-        if self.postgres.is_new:
-            self.postgres.sync()
+
+    def _migrate(self) -> None:
+        secrets = {"FUNCTIONS_URL": f"{self.url}/functions/v1", "HUB_INVOKE_SECRET": self.state.keys.hub_invoke_secret}
+        url = self.state.database_url("postgres")
+        migrations.migrate(url, REPOSITORY / "supabase", os.environ | secrets, say)
 
     def _stay_up(self) -> None:
         with woken_by_children() as wakeup:
@@ -152,10 +158,11 @@ class Stack:
     def _start_workers(self) -> Process:
         return self._python("emulator.workers", "workers.log")
 
-    def _start_seeding(self) -> Process | None:
+    def _lacks_people(self) -> bool:
         with self.postgres.connect("postgres") as connection:
-            if seeding.is_seeded(connection):
-                return None
+            return not seeding.is_seeded(connection)
+
+    def _start_seeding(self) -> Process:
         return self._python("emulator.seeding", "seeding.log")
 
     def _python(self, module: str, log: str, *arguments: str, pass_fds: list[int] | None = None) -> Process:
@@ -192,15 +199,21 @@ class Stack:
             for child in (self.gateway, self.workers):
                 assert child.process is not None
                 if child.process.poll() is not None:
-                    raise StackFailed(f"{child.name} did not start. The end of {child.log}:\n{child.log_tail()}")
+                    raise StackFailed(
+                        f"{child.name} did not start. The end of {child.log}:\n{child.log_tail()}"
+                    )
             if time.monotonic() > deadline:
-                raise StackFailed(f"The gateway does not answer. The end of {self.gateway.log}:\n{self.gateway.log_tail()}")
+                raise StackFailed(
+                    f"The gateway does not answer. The end of {self.gateway.log}:\n{self.gateway.log_tail()}"
+                )
             time.sleep(0.01)
 
-    def _await_seeding(self, process: Process | None) -> None:
-        if process is not None and process.wait(60) != 0:
-            log = self.state.logs / "seeding.log"
-            raise StackFailed(f"People and secrets could not be stored:\n{log.read_text()}")
+    def _await(self, unfinished: dict[str, Process]) -> None:
+        for name, process in unfinished.items():
+            if process.wait(60) != 0:
+                log = self.state.logs / f"{name}.log"
+                said = log.read_text(errors="replace") if log.exists() else ""
+                raise StackFailed(f"The hub cannot start: {name} failed.\n{said}")
 
     def _environment_file(self) -> str:
         keys = self.state.keys

@@ -34,5 +34,5 @@ class Connection:
 
     def close(self) -> None:
         if self.writer is not None:
-            self.writer.close()
+            self.writer.transport.abort()
         self.reader = self.writer = None

@@ -90,7 +90,7 @@ async def kill(hub: Any, names: list[str], every: float, history: History, chanc
 
 
 async def bombard(
-    hub: Any, submissions: int, names: list[str], every: float = 0.7, connections: int = 16, seed: int = 1
+    hub: Any, submissions: int, names: list[str], every: float = 2.0, connections: int = 16, seed: int = 1
 ) -> History:
     history = History()
     chance = random.Random(seed)  # noqa: S311

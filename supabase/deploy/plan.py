@@ -1,0 +1,182 @@
+"""Deployment: the commands that bring migrations and functions to where they run, in order.
+
+    python -m deploy.plan [--dry-run]
+
+Migrations go first, and the first failure ends it. No command holds a secret: functions get theirs from
+Secret Manager, and the database's password goes to the Supabase CLI in its environment.
+"""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import unquote
+
+from deploy.bundle import DIST, FUNCTIONS, ROOT
+
+type Manifest = dict[str, dict[str, Any]]
+
+NEEDED = {
+    "GCP_PROJECT": "the Google Cloud project",
+    "GCP_REGION": "its region, best the database's",
+    "SUPABASE_DB_URL": "postgresql://postgres.<ref>@<host>:5432/postgres, direct or in session mode",
+    "SUPABASE_DB_PASSWORD": "of role postgres, unless it stands in SUPABASE_DB_URL",
+}
+PROGRAMS = {"supabase": "the Supabase CLI", "gcloud": "the Google Cloud CLI"}
+# What browsers see as well; every other setting is a secret.
+PUBLIC_SETTINGS = frozenset({"SUPABASE_URL", "SUPABASE_PUBLISHABLE_KEY"})
+# Each holds up to four connections, and a small pooler serves 200 clients.
+MAX_INSTANCES = 10
+
+ONCE = """\
+Once, by hand:
+
+  Secret Manager, readable by the functions' service account:
+{secrets}
+
+  SQL, as postgres:
+    alter role hub_service password '…';
+    select vault.create_secret('{functions_url}', 'functions_url');
+    select vault.create_secret('…', 'hub_invoke_secret');  -- equal to HUB_INVOKE_SECRET
+    select private.set_site_secret('<site>', '…');  -- for each site
+"""
+
+
+@dataclass(frozen=True)
+class Command:
+    arguments: list[str]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    # Names for the command of what stands in our environment under another: printed as such, never as values.
+    secrets: Mapping[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        variables = [f"{name}={shlex.quote(value)}" for name, value in self.environment.items()]
+        variables += [f'{name}="${source}"' for name, source in self.secrets.items()]
+        return " ".join([*variables, shlex.join(self.arguments)])
+
+    def run(self, environment: Mapping[str, str]) -> int:
+        secrets = {name: environment[source] for name, source in self.secrets.items()}
+        own = {**environment, **self.environment, **secrets}
+        return subprocess.run(self.arguments, cwd=ROOT, env=own).returncode
+
+
+def main() -> int:
+    manifest = tomllib.loads((FUNCTIONS / "manifest.toml").read_text())
+    environment = _without_password_in_url(os.environ)
+    commands = plan(manifest, environment)
+    missing = _missing(manifest, environment)
+    if "--dry-run" in sys.argv[1:]:
+        print(*commands, checklist(manifest, environment), sep="\n\n")
+        _say("Before it can be deployed, this is missing:", missing)
+        return 0
+    missing = missing or _missing_account()
+    if missing:
+        _say("Nothing was done. Missing:", missing)
+        return 2
+    for command in commands:
+        print(f"\n{command}", flush=True)
+        status = command.run(environment)
+        if status:
+            print(f"\nStopped: this failed with status {status}.", file=sys.stderr)
+            return status
+    print(f"\n{checklist(manifest, environment)}")
+    return 0
+
+
+def plan(manifest: Manifest, environment: Mapping[str, str]) -> list[Command]:
+    functions = [_deploy(name, entry, environment) for name, entry in manifest.items()]
+    return [_push_migrations(environment), *functions]
+
+
+def checklist(manifest: Manifest, environment: Mapping[str, str]) -> str:
+    secrets = sorted({name for entry in manifest.values() for name in _secrets(entry)})
+    create = [f"    gcloud secrets create {name} --data-file=-" for name in secrets]
+    project, region = _value("GCP_PROJECT", environment), _value("GCP_REGION", environment)
+    functions_url = f"https://{region}-{project}.cloudfunctions.net"
+    return ONCE.format(secrets="\n".join(create), functions_url=functions_url)
+
+
+def _push_migrations(environment: Mapping[str, str]) -> Command:
+    # The vault stays as it is: what this environment calls SUPABASE_URL may well be a local hub.
+    url = _value("SUPABASE_DB_URL", environment)
+    return Command(
+        ["supabase", "db", "push", "--remote", url, "--include-seed", "--skip-vault", "--yes"],
+        {"PGSSLMODE": environment.get("PGSSLMODE", "require")},
+        {"PGPASSWORD": "SUPABASE_DB_PASSWORD"},
+    )
+
+
+def _deploy(name: str, entry: dict[str, Any], environment: Mapping[str, str]) -> Command:
+    secrets = ",".join(f"{secret}={secret}:latest" for secret in _secrets(entry))
+    public = ",".join(f"{setting}={_value(setting, environment)}" for setting in _public_settings(entry))
+    options = {
+        "project": _value("GCP_PROJECT", environment),
+        "region": _value("GCP_REGION", environment),
+        "runtime": "python312",
+        "source": str((DIST / name).relative_to(ROOT)),
+        "entry-point": name,
+        "memory": f"{entry['memory']}Mi",
+        # With less than a whole one, an instance may serve one request at a time only.
+        "cpu": 1,
+        "timeout": f"{entry['timeout']}s",
+        "concurrency": entry["concurrency"],
+        "min-instances": entry.get("min_instances", 0),
+        "max-instances": entry.get("max_instances", MAX_INSTANCES),
+    }
+    return Command(
+        [
+            *("gcloud", "functions", "deploy", name.replace("_", "-"), "--gen2", "--quiet"),
+            # Every endpoint knows its callers itself, and a database that calls one has no Google account.
+            *("--trigger-http", "--allow-unauthenticated"),
+            *(word for option, value in options.items() for word in (f"--{option}", str(value))),
+            *(("--set-secrets", secrets) if secrets else ("--clear-secrets",)),
+            *(("--set-env-vars", public) if public else ("--clear-env-vars",)),
+        ]
+    )
+
+
+def _secrets(entry: dict[str, Any]) -> list[str]:
+    return [name for name in entry["settings"] if name not in PUBLIC_SETTINGS]
+
+
+def _public_settings(entry: dict[str, Any]) -> list[str]:
+    return [name for name in entry["settings"] if name in PUBLIC_SETTINGS]
+
+
+def _value(name: str, environment: Mapping[str, str]) -> str:
+    return environment.get(name) or f"<{name}>"
+
+
+def _without_password_in_url(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment with the database's password in SUPABASE_DB_PASSWORD only."""
+    url = re.fullmatch(r"(\w+://[^:@/]+):(.*)(@[^@]+)", environment.get("SUPABASE_DB_URL", ""))
+    if url is None:
+        return dict(environment)
+    return {**environment, "SUPABASE_DB_URL": url[1] + url[3], "SUPABASE_DB_PASSWORD": unquote(url[2])}
+
+
+def _missing(manifest: Manifest, environment: Mapping[str, str]) -> list[str]:
+    public = {name: "the project's" for entry in manifest.values() for name in _public_settings(entry)}
+    settings = [f"{name}: {what}" for name, what in {**NEEDED, **public}.items() if not environment.get(name)]
+    return settings + [f"{name}: {what}" for name, what in PROGRAMS.items() if not shutil.which(name)]
+
+
+def _missing_account() -> list[str]:
+    command = ["gcloud", "auth", "list", "--filter=status:ACTIVE", "--format=value(account)"]
+    account = subprocess.run(command, capture_output=True, text=True).stdout.strip()
+    return [] if account else ["a Google account: gcloud auth login"]
+
+
+def _say(heading: str, lines: list[str]) -> None:
+    if lines:
+        print(heading, *(f"  {line}" for line in lines), sep="\n", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
