@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help run test check reset bundle deploy
+.PHONY: help run test check bench reset bundle deploy
 
 PORT ?= 54321
 STATE ?= .state
@@ -20,6 +20,9 @@ check: .venv/.requirements-test.lock ## Lint, format, types, migrations
 	@$(PYTHON) -m ruff format --check --quiet
 	@$(PYTHON) -m mypy
 	@.venv/bin/squawk --pg-version 17.0 --assume-in-transaction migrations/*.sql
+
+bench: .venv/.requirements-test.lock ## Measure what a form costs, against the same SQL under pgbench
+	@PYTHONPATH=$(PYTHONPATH):tests $(PYTHON) -m load.bench
 
 bundle: .venv/.requirements.lock ## Put what each function needs into dist/<function>
 	@$(PYTHON) -m deploy.bundle

@@ -95,7 +95,7 @@ async def _memberships(token: str, user_id: UUID) -> list[dict[str, str]]:
 
 
 async def _verified(token: str) -> dict[str, Any]:
-    from jose import JWTError, jwt  # type: ignore[import-untyped]
+    from jose import JWTError, jwt
 
     issuer = f"{settings.load(settings.Supabase).url.rstrip('/')}/auth/v1"
     try:

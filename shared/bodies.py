@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping
+from contextlib import nullcontext
 from functools import lru_cache
 from typing import Any, NoReturn
 from urllib.parse import parse_qsl
@@ -21,23 +22,27 @@ _LARGEST_INTEGER = 2**63
 async def read(request: Request, receive: Receive, limit: int) -> bytes:
     """The whole body, within the limit and the time; a server has already checked its framing."""
     declared = request.header(b"content-length")
-    too_large = BodyTooLarge(details=[{"limit": f"{limit} bytes"}])
     if declared is not None and int(declared) > limit:
-        raise too_large
-    chunks = []
-    size = 0
+        raise _too_large(limit)
+    message = await receive()
+    chunks = [_chunk(message)]
+    size = len(chunks[0])
     try:
-        async with asyncio.timeout(READ_TIMEOUT):
-            while True:
+        # A timeout costs 15 µs, and nearly every form comes in one piece.
+        async with asyncio.timeout(READ_TIMEOUT) if message.get("more_body") else nullcontext():
+            while message.get("more_body") and size <= limit:
                 message = await receive()
                 chunks.append(_chunk(message))
                 size += len(chunks[-1])
-                if size > limit:
-                    raise too_large
-                if not message.get("more_body"):
-                    return b"".join(chunks)
     except TimeoutError:
         raise BodyTimeout from None
+    if size > limit:
+        raise _too_large(limit)
+    return b"".join(chunks)
+
+
+def _too_large(limit: int) -> BodyTooLarge:
+    return BodyTooLarge(details=[{"limit": f"{limit} bytes"}])
 
 
 def _chunk(message: MutableMapping[str, Any]) -> bytes:

@@ -7,6 +7,7 @@ The handler gets the caller, the body when the endpoint has a model for it, and 
 parameter of that name. It answers a dictionary or model, alone or with a status, or raises a named error.
 """
 
+import gc
 import inspect
 import time
 from collections.abc import Awaitable, Callable
@@ -192,6 +193,8 @@ def endpoint(
         for group in made.needs:
             settings.load(group)
         declared[made.name] = made
+        # What a function imports lives as long as it does: no collection need look at it.
+        gc.freeze()
 
         @wraps(handler)
         async def serve(request: FrameworkRequest) -> Response:

@@ -9,14 +9,13 @@ which one is filled is answered like any other and recorded as `submission.quara
 
 import re
 from functools import lru_cache
-from typing import Annotated, Any, Self
+from typing import Annotated, Any
 
 from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
-    ModelWrapValidatorHandler,
-    PrivateAttr,
+    SkipValidation,
     StringConstraints,
     model_validator,
 )
@@ -39,8 +38,9 @@ _NAMES = {
     "page_url": "pageurl page pageuri landingpage referrerurl",
     "submission_id": "submissionid entryid responseid",
 }
+_HONEYPOT = "honeypot"
 _CANONICAL = {alias: name for name, aliases in _NAMES.items() for alias in aliases.split()}
-_HONEYPOTS = frozenset({"gotcha", "websiteurl", "companywebsite"})
+_CANONICAL |= dict.fromkeys(("gotcha", "websiteurl", "companywebsite"), _HONEYPOT)
 _KEY = re.compile(rb"[\x21-\x7e]{1,255}")
 
 
@@ -73,36 +73,22 @@ class Submission(BaseModel):
     page_url: Annotated[str, StringConstraints(max_length=2_000)] | None = None
     submission_id: Line | None = None
 
-    _form: dict[str, Any] = PrivateAttr(default_factory=dict)
-    _is_bot: bool = PrivateAttr(default=False)
+    # The whole form as it came, and whether it fills what no person sees.
+    form: Annotated[dict[str, Any], SkipValidation]
+    is_bot: bool
 
-    @model_validator(mode="wrap")
+    @model_validator(mode="before")
     @classmethod
-    def _read(cls, form: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+    def _read(cls, form: object) -> object:
         if not isinstance(form, dict):
-            return handler(form)
-        known: dict[str, Any] = {}
-        is_bot = False
+            return form
+        known: dict[str, Any] = {"form": form, "is_bot": False}
         for sent_as, value in form.items():
-            if value is None or value == "":
-                continue
-            folded = _folded(sent_as)
-            if folded in _CANONICAL:
-                known.setdefault(_CANONICAL[folded], value)
-            is_bot = is_bot or folded in _HONEYPOTS
-        submission = handler(known)
-        submission._form = form
-        submission._is_bot = is_bot
-        return submission
-
-    @property
-    def form(self) -> dict[str, Any]:
-        """The whole form as it came."""
-        return self._form
-
-    @property
-    def is_bot(self) -> bool:
-        return self._is_bot
+            name = _canonical(sent_as)
+            if name is not None and value is not None and value != "":
+                known.setdefault(name, value)
+        known["is_bot"] = known.pop(_HONEYPOT, None) is not None
+        return known
 
     @property
     def full_name(self) -> str | None:
@@ -161,5 +147,5 @@ def _unreachable(submission: Submission) -> Unprocessable:
 
 
 @lru_cache(maxsize=1024)
-def _folded(name: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", name[:80].lower())
+def _canonical(name: str) -> str | None:
+    return _CANONICAL.get(re.sub(r"[^a-z0-9]", "", name[:80].lower()))

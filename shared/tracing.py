@@ -26,7 +26,10 @@ _current: ContextVar[Trace | None] = ContextVar("trace", default=None)
 
 def begin(traceparent: bytes | None) -> Trace:
     """Continue the caller's trace with a span of our own, or start one."""
-    trace = _continued(traceparent) or Trace(os.urandom(16).hex(), os.urandom(8).hex(), "01")
+    trace = _continued(traceparent)
+    if trace is None:
+        random = os.urandom(24).hex()
+        trace = Trace(random[:32], random[32:], "01")
     _current.set(trace)
     return trace
 

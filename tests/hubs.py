@@ -40,7 +40,11 @@ class Hub:
         """Run a statement as role postgres, and commit."""
         while True:
             is_fresh = not self._idle
-            connection = psycopg.connect(self.env["ADMIN_DATABASE_URL"], autocommit=True) if is_fresh else self._idle.pop()
+            connection = (
+                psycopg.connect(self.env["ADMIN_DATABASE_URL"], autocommit=True)
+                if is_fresh
+                else self._idle.pop()
+            )
             try:
                 cursor = connection.execute(query, named or values or None)
                 return cursor.fetchall() if cursor.description else []
@@ -72,7 +76,10 @@ class Hub:
         return False
 
     def database_answers(self) -> bool:
-        with contextlib.suppress(psycopg.OperationalError), psycopg.connect(self.env["ADMIN_DATABASE_URL"], connect_timeout=1):
+        with (
+            contextlib.suppress(psycopg.OperationalError),
+            psycopg.connect(self.env["ADMIN_DATABASE_URL"], connect_timeout=1),
+        ):
             return True
         return False
 
@@ -106,7 +113,17 @@ def start_hub(state: Path, port: int = 0) -> Hub:
     printed = state.with_name(state.name + ".printed")
     with printed.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "emulator", "--port", str(port), "--state", str(state), "--parent", str(os.getpid())],
+            [
+                sys.executable,
+                "-m",
+                "emulator",
+                "--port",
+                str(port),
+                "--state",
+                str(state),
+                "--parent",
+                str(os.getpid()),
+            ],
             cwd=ROOT,
             env={**os.environ, "PYTHONPATH": f"{ROOT / 'supabase'}:{ROOT}"},
             stdout=output,

@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 MANIFEST = tomllib.loads((ROOT / "functions" / "manifest.toml").read_text())
-PASSWORD = "p@ss#word/with:every'thing"  # noqa: S105 - a test's own
+PASSWORD = "p@ss#word/with:every'thing"
 SETTINGS = {
     "GCP_PROJECT": "a project; with 'quotes'",
     "GCP_REGION": "australia-southeast1",

@@ -49,7 +49,9 @@ def emit(hub: Any, target: str, count: int = 1, contact: Any = None) -> list[Any
     ]
 
 
-def claim(service: psycopg.Connection, target: str, batch: int = 50, lease: float = 30) -> list[dict[str, Any]]:
+def claim(
+    service: psycopg.Connection, target: str, batch: int = 50, lease: float = 30
+) -> list[dict[str, Any]]:
     row = service.execute("select hub.claim_deliveries(%s, %s, %s)", (target, batch, int(lease))).fetchone()
     assert row is not None
     return row[0]
@@ -85,14 +87,18 @@ def expire_leases(hub: Any, target: str) -> None:
 
 
 def test_one_statement_rings_each_target_once(hub: Any, target: str) -> None:
-    before = hub.rows("select coalesce(pg_sequence_last_value(('private.kicked_' || md5(%s))::regclass), 0)", target)[0][0]
+    before = hub.rows(
+        "select coalesce(pg_sequence_last_value(('private.kicked_' || md5(%s))::regclass), 0)", target
+    )[0][0]
 
     emit(hub, target, count=100)
 
     assert statuses(hub, target) == ["pending"] * 100
     after = hub.rows("select pg_sequence_last_value(('private.kicked_' || md5(%s))::regclass)", target)[0][0]
     assert after > before
-    kicks = hub.rows("select count(*) from net._http_response as r where r.content like %s", f"%{target}%")[0][0]
+    kicks = hub.rows("select count(*) from net._http_response as r where r.content like %s", f"%{target}%")[
+        0
+    ][0]
     assert kicks <= 1
 
 
@@ -127,7 +133,9 @@ def test_who_lost_the_lease_settles_nothing(hub: Any, service: psycopg.Connectio
     again = settle(service, settlement(quick, "done", effects=effects))
 
     assert (late, in_time, again) == (["lost"], ["done"], ["lost"])
-    assert hub.rows("select count(*) from public.events where type = 'test.effect' and data ->> 'from' = %s", target) == [(1,)]
+    assert hub.rows(
+        "select count(*) from public.events where type = 'test.effect' and data ->> 'from' = %s", target
+    ) == [(1,)]
 
 
 def test_a_heartbeat_keeps_the_lease(hub: Any, service: psycopg.Connection, target: str) -> None:
@@ -150,26 +158,42 @@ def test_a_given_up_lease_costs_no_attempt(hub: Any, service: psycopg.Connection
     assert claim(service, target)[0]["attempt"] == 1
 
 
-def test_a_poisoned_delivery_dies_alone_and_visibly(hub: Any, service: psycopg.Connection, target: str) -> None:
+def test_a_poisoned_delivery_dies_alone_and_visibly(
+    hub: Any, service: psycopg.Connection, target: str
+) -> None:
     emitted = emit(hub, target, count=20)
     poisoned = str(emitted[7])
 
     for _ in range(4):
         for delivery in claim(service, target):
             bad = delivery["event"]["id"] == poisoned
-            settle(service, settlement(delivery, "retry", error="ValueError: poison") if bad else settlement(delivery, "done"))
+            settle(
+                service,
+                settlement(delivery, "retry", error="ValueError: poison")
+                if bad
+                else settlement(delivery, "done"),
+            )
 
     assert sorted(statuses(hub, target)) == ["dead"] + ["done"] * 19
     dead = hub.rows(
-        "select id::text, last_error, attempts from public.deliveries where event_id = %s and status = 'dead'", poisoned
+        "select id::text, last_error, attempts from public.deliveries where event_id = %s and status = 'dead'",
+        poisoned,
     )
     assert [row[1:] for row in dead] == [("ValueError: poison", 3)]
-    assert hub.rows("select count(*) from public.delivery_attempts where delivery_id = %s", dead[0][0]) == [(3,)]
-    assert hub.rows("select kind, closed_at from public.alerts where subject = %s", dead[0][0]) == [("delivery_dead", None)]
-    assert hub.rows("select count(*) from public.events where type = 'delivery.dead' and cause_id = %s", poisoned) == [(1,)]
+    assert hub.rows("select count(*) from public.delivery_attempts where delivery_id = %s", dead[0][0]) == [
+        (3,)
+    ]
+    assert hub.rows("select kind, closed_at from public.alerts where subject = %s", dead[0][0]) == [
+        ("delivery_dead", None)
+    ]
+    assert hub.rows(
+        "select count(*) from public.events where type = 'delivery.dead' and cause_id = %s", poisoned
+    ) == [(1,)]
 
 
-def test_replay_brings_the_dead_back_and_doubles_nothing(hub: Any, service: psycopg.Connection, target: str) -> None:
+def test_replay_brings_the_dead_back_and_doubles_nothing(
+    hub: Any, service: psycopg.Connection, target: str
+) -> None:
     emit(hub, target, count=2)
     effects = {"events": [{"type": "test.effect", "data": {"from": target}}]}
     fine, broken = claim(service, target)
@@ -191,11 +215,17 @@ def test_replay_brings_the_dead_back_and_doubles_nothing(hub: Any, service: psyc
 
     assert len(again) == 2
     assert statuses(hub, target) == ["done", "done"]
-    assert hub.rows("select count(*) from public.events where type = 'test.effect' and data ->> 'from' = %s", target) == [(2,)]
-    assert hub.rows("select count(*) from public.alerts where subject = %s and closed_at is null", broken["id"]) == [(0,)]
+    assert hub.rows(
+        "select count(*) from public.events where type = 'test.effect' and data ->> 'from' = %s", target
+    ) == [(2,)]
+    assert hub.rows(
+        "select count(*) from public.alerts where subject = %s and closed_at is null", broken["id"]
+    ) == [(0,)]
 
 
-def test_a_settlement_that_cannot_be_written_harms_no_other(hub: Any, service: psycopg.Connection, target: str) -> None:
+def test_a_settlement_that_cannot_be_written_harms_no_other(
+    hub: Any, service: psycopg.Connection, target: str
+) -> None:
     emit(hub, target, count=3)
     first, second, third = claim(service, target)
     # An action needs an agent, which this subscription has not.
@@ -222,9 +252,13 @@ def test_retries_wait_as_long_as_they_were_told(hub: Any, service: psycopg.Conne
     assert claim(service, target) == []
 
 
-def test_each_contacts_events_are_handled_in_order_and_one_at_a_time(hub: Any, service: psycopg.Connection, target: str) -> None:
+def test_each_contacts_events_are_handled_in_order_and_one_at_a_time(
+    hub: Any, service: psycopg.Connection, target: str
+) -> None:
     contacts = [
-        hub.rows("insert into public.contacts (org_id) select id from public.organizations where slug = 'trades' returning id")[0][0]
+        hub.rows(
+            "insert into public.contacts (org_id) select id from public.organizations where slug = 'trades' returning id"
+        )[0][0]
         for _ in range(5)
     ]
     for _ in range(8):
@@ -259,14 +293,19 @@ def test_each_contacts_events_are_handled_in_order_and_one_at_a_time(hub: Any, s
 @pytest.mark.parametrize(
     ("pause", "resume"),
     [
-        ("update public.subscriptions set paused = true where name = %s", "update public.subscriptions set paused = false where name = %s"),
+        (
+            "update public.subscriptions set paused = true where name = %s",
+            "update public.subscriptions set paused = false where name = %s",
+        ),
         (
             "update public.organizations set paused = true where slug = 'trades' and %s <> ''",
             "update public.organizations set paused = false where slug = 'trades' and %s <> ''",
         ),
     ],
 )
-def test_what_is_paused_keeps_its_deliveries(hub: Any, service: psycopg.Connection, target: str, pause: str, resume: str) -> None:
+def test_what_is_paused_keeps_its_deliveries(
+    hub: Any, service: psycopg.Connection, target: str, pause: str, resume: str
+) -> None:
     hub.sql(pause, target)
     try:
         emit(hub, target, count=3)
@@ -280,25 +319,42 @@ def test_what_is_paused_keeps_its_deliveries(hub: Any, service: psycopg.Connecti
 
 def test_a_closed_organizations_work_stops_at_once(hub: Any, service: psycopg.Connection) -> None:
     name = f"closing-{uuid.uuid4().hex[:8]}"
-    org = hub.rows("insert into public.organizations (slug, name) values (%s, 'Closing') returning id", name)[0][0]
-    hub.sql("insert into public.subscriptions (org_id, name, event_types, target) values (%s, %s, '{*}', %s)", org, name, name)
-    hub.sql("insert into public.events (org_id, type) select %s, 'test.happened' from generate_series(1, 3)", org)
+    org = hub.rows("insert into public.organizations (slug, name) values (%s, 'Closing') returning id", name)[
+        0
+    ][0]
+    hub.sql(
+        "insert into public.subscriptions (org_id, name, event_types, target) values (%s, %s, '{*}', %s)",
+        org,
+        name,
+        name,
+    )
+    hub.sql(
+        "insert into public.events (org_id, type) select %s, 'test.happened' from generate_series(1, 3)", org
+    )
     held = claim(service, name, batch=1)[0]
 
     hub.sql("update public.organizations set closed_at = now() where id = %s", org)
 
-    assert settle(service, settlement(held, "done", effects={"events": [{"type": "test.effect"}]})) == ["lost"]
+    assert settle(service, settlement(held, "done", effects={"events": [{"type": "test.effect"}]})) == [
+        "lost"
+    ]
     assert claim(service, name) == []
-    assert hub.rows("select distinct status::text from public.deliveries where org_id = %s", org) == [("skipped",)]
+    assert hub.rows("select distinct status::text from public.deliveries where org_id = %s", org) == [
+        ("skipped",)
+    ]
     assert hub.rows("select count(*) from public.events where org_id = %s", org) == [(3,)]
 
 
-def test_ten_sweeps_at_once_take_each_lapsed_lease_back_once(hub: Any, service: psycopg.Connection, target: str) -> None:
+def test_ten_sweeps_at_once_take_each_lapsed_lease_back_once(
+    hub: Any, service: psycopg.Connection, target: str
+) -> None:
     emit(hub, target, count=30)
     assert len(claim(service, target)) == 30
     expire_leases(hub, target)
 
-    sweeps = [threading.Thread(target=hub.sql, args=("select private.sweep_deliveries()",)) for _ in range(10)]
+    sweeps = [
+        threading.Thread(target=hub.sql, args=("select private.sweep_deliveries()",)) for _ in range(10)
+    ]
     for sweep in sweeps:
         sweep.start()
     for sweep in sweeps:
@@ -315,7 +371,10 @@ def test_ten_sweeps_at_once_take_each_lapsed_lease_back_once(hub: Any, service: 
 def test_the_log_is_never_rewritten(hub: Any, target: str) -> None:
     emitted = emit(hub, target)[0]
 
-    for statement in ("update public.events set type = 'x.y' where id = %s", "delete from public.events where id = %s"):
+    for statement in (
+        "update public.events set type = 'x.y' where id = %s",
+        "delete from public.events where id = %s",
+    ):
         with pytest.raises(psycopg.Error, match="append-only"):
             hub.sql(statement, emitted)
     with pytest.raises(psycopg.Error, match="append-only"):
@@ -344,7 +403,9 @@ def test_pruning_never_removes_a_guard_inside_its_window_or_open_work(hub: Any, 
 def test_a_bell_that_cannot_be_rung_does_not_break_the_write(own_hub: Any) -> None:
     own_hub.sql("delete from vault.secrets where name = 'hub_invoke_secret'")
 
-    own_hub.sql("insert into public.events (org_id, type) select id, 'form.submitted' from public.organizations where slug = 'trades'")
+    own_hub.sql(
+        "insert into public.events (org_id, type) select id, 'form.submitted' from public.organizations where slug = 'trades'"
+    )
 
     assert own_hub.rows("select count(*) from public.events where type = 'form.submitted'") == [(1,)]
     assert own_hub.rows("select target from private.kick_failures") == [("lead-qualifier",)]

@@ -51,7 +51,9 @@ def count(hub: Any, table: str) -> int:
     return int(hub.rows(f"select count(*) from public.{table}")[0][0])
 
 
-def test_a_form_becomes_a_contact_a_lead_an_event_and_a_delivery(hub: Any, post: Any, form: dict[str, Any]) -> None:
+def test_a_form_becomes_a_contact_a_lead_an_event_and_a_delivery(
+    hub: Any, post: Any, form: dict[str, Any]
+) -> None:
     answer = post({**form, "phone": "021 555 0147"})
 
     assert answer.status_code == 202
@@ -63,10 +65,24 @@ def test_a_form_becomes_a_contact_a_lead_an_event_and_a_delivery(hub: Any, post:
         answer.json()["event_id"],
     )
     contact = answer.json()["contact_id"]
-    assert event == [({**form, "phone": "021 555 0147"}, "form.submitted", "prime", contact, contact, answer.headers["x-trace-id"])]
-    identifiers = hub.rows("select kind::text, value from public.contact_identifiers where contact_id = %s order by kind", contact)
+    assert event == [
+        (
+            {**form, "phone": "021 555 0147"},
+            "form.submitted",
+            "prime",
+            contact,
+            contact,
+            answer.headers["x-trace-id"],
+        )
+    ]
+    identifiers = hub.rows(
+        "select kind::text, value from public.contact_identifiers where contact_id = %s order by kind",
+        contact,
+    )
     assert identifiers == [("email", form["email"]), ("phone", "+64215550147")]
-    assert hub.rows("select count(*) from public.deliveries where event_id = %s", answer.json()["event_id"]) == [(1,)]
+    assert hub.rows(
+        "select count(*) from public.deliveries where event_id = %s", answer.json()["event_id"]
+    ) == [(1,)]
 
 
 def test_the_trace_of_the_caller_goes_on(hub: Any, post: Any, form: dict[str, Any]) -> None:
@@ -76,11 +92,17 @@ def test_the_trace_of_the_caller_goes_on(hub: Any, post: Any, form: dict[str, An
 
     assert answer.headers["x-trace-id"] == trace
     assert hub.until(lambda: len(hub.rows("select id from public.events where trace_id = %s", trace)) == 2)
-    assert hub.rows("select trace_id from public.agent_actions where event_id = %s", answer.json()["event_id"]) == [(trace,)]
+    assert hub.rows(
+        "select trace_id from public.agent_actions where event_id = %s", answer.json()["event_id"]
+    ) == [(trace,)]
 
 
-def test_sixty_four_posts_of_one_new_person_make_one_contact(hub: Any, post: Any, form: dict[str, Any]) -> None:
-    answers = all_at_once(64, lambda number: post({**form, "phone": "0215550199"}, key=f"{form['email']}-{number}"))
+def test_sixty_four_posts_of_one_new_person_make_one_contact(
+    hub: Any, post: Any, form: dict[str, Any]
+) -> None:
+    answers = all_at_once(
+        64, lambda number: post({**form, "phone": "0215550199"}, key=f"{form['email']}-{number}")
+    )
 
     assert {answer.status_code for answer in answers} == {202}
     assert len({answer.json()["event_id"] for answer in answers}) == 64
@@ -89,13 +111,17 @@ def test_sixty_four_posts_of_one_new_person_make_one_contact(hub: Any, post: Any
     assert hub.rows("select count(*) from public.leads where contact_id = %s", contacts.pop()) == [(1,)]
 
 
-def test_the_same_key_sixty_four_times_makes_one_event_and_equal_answers(hub: Any, post: Any, form: dict[str, Any]) -> None:
+def test_the_same_key_sixty_four_times_makes_one_event_and_equal_answers(
+    hub: Any, post: Any, form: dict[str, Any]
+) -> None:
     answers = all_at_once(64, lambda _: post(form, key=form["email"]))
 
     assert {answer.status_code for answer in answers} == {202}
     assert len({(answer.json()["event_id"], answer.json()["contact_id"]) for answer in answers}) == 1
     assert [answer.json()["duplicate"] for answer in answers].count(False) == 1
-    assert hub.rows("select count(*) from public.events where data ->> 'email' = %s and cause_id is null", form["email"]) == [(1,)]
+    assert hub.rows(
+        "select count(*) from public.events where data ->> 'email' = %s and cause_id is null", form["email"]
+    ) == [(1,)]
 
 
 def test_the_same_key_with_another_body_is_refused(hub: Any, post: Any, form: dict[str, Any]) -> None:
@@ -109,7 +135,9 @@ def test_the_same_key_with_another_body_is_refused(hub: Any, post: Any, form: di
     assert count(hub, "receipts") == events
 
 
-def test_without_a_key_the_forms_own_id_or_its_content_is_the_key(hub: Any, post: Any, form: dict[str, Any]) -> None:
+def test_without_a_key_the_forms_own_id_or_its_content_is_the_key(
+    hub: Any, post: Any, form: dict[str, Any]
+) -> None:
     by_content = [post(form).json() for _ in range(2)]
     by_own_id = [post({**form, "submission_id": form["email"]}).json() for _ in range(2)]
 
@@ -119,16 +147,23 @@ def test_without_a_key_the_forms_own_id_or_its_content_is_the_key(hub: Any, post
     assert post(form).json()["duplicate"] is False
 
 
-def test_a_filled_honeypot_is_answered_alike_and_quarantined(hub: Any, post: Any, form: dict[str, Any]) -> None:
+def test_a_filled_honeypot_is_answered_alike_and_quarantined(
+    hub: Any, post: Any, form: dict[str, Any]
+) -> None:
     contacts = count(hub, "contacts")
 
     answer = post({**form, "website_url": "https://spam.example"})
 
     assert answer.status_code == 202
-    event = hub.rows("select type, contact_id, data ->> 'reason' from public.events where id = %s", answer.json()["event_id"])
+    event = hub.rows(
+        "select type, contact_id, data ->> 'reason' from public.events where id = %s",
+        answer.json()["event_id"],
+    )
     assert event == [("submission.quarantined", None, "honeypot")]
     assert count(hub, "contacts") == contacts
-    assert hub.rows("select count(*) from public.deliveries where event_id = %s", answer.json()["event_id"]) == [(0,)]
+    assert hub.rows(
+        "select count(*) from public.deliveries where event_id = %s", answer.json()["event_id"]
+    ) == [(0,)]
 
 
 def test_a_form_that_nobody_can_answer_is_refused_by_field(hub: Any, post: Any, form: dict[str, Any]) -> None:
@@ -142,7 +177,9 @@ def test_a_form_that_nobody_can_answer_is_refused_by_field(hub: Any, post: Any, 
 
 
 @pytest.mark.parametrize("secret", ["", "wrong", b"\xc3\xa4", "AKF_WEBHOOK_SECRET"])
-def test_another_secret_stores_nothing(hub: Any, post: Any, form: dict[str, Any], secret: str | bytes) -> None:
+def test_another_secret_stores_nothing(
+    hub: Any, post: Any, form: dict[str, Any], secret: str | bytes
+) -> None:
     before = count(hub, "events"), count(hub, "contacts"), count(hub, "receipts")
 
     answer = post(form, **{"x-webhook-secret": hub.env.get(str(secret), secret)})
@@ -153,7 +190,9 @@ def test_another_secret_stores_nothing(hub: Any, post: Any, form: dict[str, Any]
 
 
 def test_a_wrong_secret_is_told_before_anything_of_the_body_is_read(http: httpx.Client) -> None:
-    answer = http.post(PATH, content=b"{{{", headers={"x-webhook-secret": "wrong", "content-type": "application/json"})
+    answer = http.post(
+        PATH, content=b"{{{", headers={"x-webhook-secret": "wrong", "content-type": "application/json"}
+    )
 
     assert answer.status_code == 401
 
@@ -180,7 +219,9 @@ def test_a_failure_between_any_two_writes_leaves_nothing(own_hub: Any) -> None:
     headers = {"x-webhook-secret": own_hub.env["PRIME_WEBHOOK_SECRET"]}
 
     for table in tables:
-        own_hub.sql(f"create trigger planted after insert on public.{table} for each row execute function private.fail_now()")
+        own_hub.sql(
+            f"create trigger planted after insert on public.{table} for each row execute function private.fail_now()"
+        )
         refused = httpx.post(own_hub.url + PATH, json=form, headers=headers)
         own_hub.sql(f"drop trigger planted on public.{table}")
 
@@ -211,11 +252,15 @@ DEEP = b'{"email": "a@example.com", "x": ' + b"[" * 500 + b"]" * 500 + b"}"
         (b"email=%00", "application/x-www-form-urlencoded", 422),
     ],
 )
-def test_bad_input_gets_a_clear_error(hub: Any, http: httpx.Client, body: bytes, content_type: str, status: int) -> None:
+def test_bad_input_gets_a_clear_error(
+    hub: Any, http: httpx.Client, body: bytes, content_type: str, status: int
+) -> None:
     before = count(hub, "events")
 
     answer = http.post(
-        PATH, content=body, headers={"content-type": content_type, "x-webhook-secret": hub.env["PRIME_WEBHOOK_SECRET"]}
+        PATH,
+        content=body,
+        headers={"content-type": content_type, "x-webhook-secret": hub.env["PRIME_WEBHOOK_SECRET"]},
     )
 
     assert answer.status_code == status, answer.text
@@ -230,10 +275,14 @@ def test_another_method_names_the_right_one(http: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["data", "files"])
-def test_browser_forms_are_understood(hub: Any, http: httpx.Client, form: dict[str, Any], encoding: str) -> None:
+def test_browser_forms_are_understood(
+    hub: Any, http: httpx.Client, form: dict[str, Any], encoding: str
+) -> None:
     fields = {name: (None, value) for name, value in form.items()} if encoding == "files" else form
 
-    answer = http.post(PATH, headers={"x-webhook-secret": hub.env["PRIME_WEBHOOK_SECRET"]}, **{encoding: fields})
+    answer = http.post(
+        PATH, headers={"x-webhook-secret": hub.env["PRIME_WEBHOOK_SECRET"]}, **{encoding: fields}
+    )
 
     assert answer.status_code == 202, answer.text
     assert hub.rows("select data from public.events where id = %s", answer.json()["event_id"]) == [(form,)]
@@ -251,7 +300,9 @@ def test_browsers_of_the_sites_own_origin_may_post(hub: Any, http: httpx.Client)
     assert "access-control-allow-origin" not in refused.headers
 
 
-def test_people_see_it_over_rest_as_soon_as_it_is_answered(hub: Any, http: httpx.Client, post: Any, form: dict[str, Any]) -> None:
+def test_people_see_it_over_rest_as_soon_as_it_is_answered(
+    hub: Any, http: httpx.Client, post: Any, form: dict[str, Any]
+) -> None:
     recorded = post(form).json()
     apikey = {"apikey": hub.env["SUPABASE_PUBLISHABLE_KEY"]}
     signed_in = http.post(
@@ -262,13 +313,17 @@ def test_people_see_it_over_rest_as_soon_as_it_is_answered(hub: Any, http: httpx
     headers = {**apikey, "authorization": f"Bearer {signed_in['access_token']}"}
 
     events = http.get(
-        "/rest/v1/events", params={"id": f"eq.{recorded['event_id']}", "select": "data,contacts(name),sites(slug)"}, headers=headers
+        "/rest/v1/events",
+        params={"id": f"eq.{recorded['event_id']}", "select": "data,contacts(name),sites(slug)"},
+        headers=headers,
     )
 
     assert events.json() == [{"data": form, "contacts": {"name": "Jo Smith"}, "sites": {"slug": "prime"}}]
 
 
-def test_an_unusable_phone_beside_a_usable_address_is_kept_not_refused(hub: Any, post: Any, form: dict[str, Any]) -> None:
+def test_an_unusable_phone_beside_a_usable_address_is_kept_not_refused(
+    hub: Any, post: Any, form: dict[str, Any]
+) -> None:
     answer = post({**form, "phone": "call the office"})
 
     assert answer.status_code == 202
@@ -284,7 +339,10 @@ def test_a_shared_phone_decides_only_when_the_name_agrees(hub: Any, post: Any) -
     other_again = post({"name": "Al Brown", "phone": phone, "message": "four"}).json()["contact_id"]
 
     assert same == jo != other == other_again
-    candidates = hub.rows("select contact_id::text, other_id::text from public.merge_candidates where contact_id::text = any(%s)", [jo, other])
+    candidates = hub.rows(
+        "select contact_id::text, other_id::text from public.merge_candidates where contact_id::text = any(%s)",
+        [jo, other],
+    )
     assert candidates == [tuple(sorted((jo, other)))]
 
 
@@ -294,14 +352,22 @@ def test_no_log_line_holds_a_secret_or_a_person(hub: Any, post: Any, form: dict[
 
     written = "".join(path.read_text(errors="replace") for path in (hub.state / "logs").glob("*.log"))
 
-    secrets = {name: value for name, value in hub.env.items() if "SECRET" in name or "PASSWORD" in name or name.endswith("_KEY")}
+    secrets = {
+        name: value
+        for name, value in hub.env.items()
+        if "SECRET" in name or "PASSWORD" in name or name.endswith("_KEY")
+    }
     found = [name for name, value in secrets.items() if value in written]
-    found += [text for text in (form["email"], "215550188", "021 555 0188", "Canary Person") if text in written]
+    found += [
+        text for text in (form["email"], "215550188", "021 555 0188", "Canary Person") if text in written
+    ]
     assert found == []
 
 
 def test_sql_sees_one_form_as_json(hub: Any, post: Any, form: dict[str, Any]) -> None:
     answer = post({**form, "message": "a 'quoted' \"text\" with \\ and ;-- drop"})
 
-    stored = hub.rows("select data ->> 'message' from public.events where id = %s", answer.json()["event_id"])[0][0]
+    stored = hub.rows(
+        "select data ->> 'message' from public.events where id = %s", answer.json()["event_id"]
+    )[0][0]
     assert stored == json.loads(answer.request.content)["message"]

@@ -14,14 +14,19 @@ UNFINISHED = "select count(*) from public.deliveries where status in ('pending',
 def submit(hub: Any, **form: Any) -> dict[str, Any]:
     form = {"email": f"{uuid.uuid4().hex}@example.com", **form}
     answer = httpx.post(
-        f"{hub.url}/functions/v1/ingest-prime", json=form, headers={"x-webhook-secret": hub.env["PRIME_WEBHOOK_SECRET"]}
+        f"{hub.url}/functions/v1/ingest-prime",
+        json=form,
+        headers={"x-webhook-secret": hub.env["PRIME_WEBHOOK_SECRET"]},
     )
     assert answer.status_code == 202, answer.text
     return answer.json()
 
 
 def actions(hub: Any, event: str) -> list[tuple[Any, ...]]:
-    return hub.rows("select agent, decision, reasons, confidence, outcome::text from public.agent_actions where event_id = %s", event)
+    return hub.rows(
+        "select agent, decision, reasons, confidence, outcome::text from public.agent_actions where event_id = %s",
+        event,
+    )
 
 
 def test_a_form_gets_a_score_with_its_reasons(hub: Any) -> None:
@@ -52,8 +57,16 @@ def test_a_form_gets_a_score_with_its_reasons(hub: Any) -> None:
 
 def test_a_thin_form_scores_lower_than_a_full_one(hub: Any) -> None:
     thin = submit(hub, message="hi")["event_id"]
-    full = submit(hub, name="Jo", phone="021 555 0124", service="rewiring", message="Please rewire our villa, urgent. " * 4)["event_id"]
-    score = "select (data ->> 'score')::int from public.events where cause_id = %s and type = 'lead.qualified'"
+    full = submit(
+        hub,
+        name="Jo",
+        phone="021 555 0124",
+        service="rewiring",
+        message="Please rewire our villa, urgent. " * 4,
+    )["event_id"]
+    score = (
+        "select (data ->> 'score')::int from public.events where cause_id = %s and type = 'lead.qualified'"
+    )
 
     assert hub.until(lambda: bool(hub.rows(score, thin) and hub.rows(score, full)))
     assert hub.rows(score, thin) < hub.rows(score, full)
@@ -84,7 +97,9 @@ def test_a_hundred_forms_are_a_hundred_actions(own_hub: Any) -> None:
         submit(own_hub, message=f"form {number}")
 
     assert own_hub.until(lambda: own_hub.rows(UNFINISHED) == [(0,)])
-    query = "select count(distinct event_id), count(*) from public.agent_actions where agent = 'lead-qualifier'"
+    query = (
+        "select count(distinct event_id), count(*) from public.agent_actions where agent = 'lead-qualifier'"
+    )
     assert own_hub.rows(query) == [(100, 100)]
 
 
@@ -120,7 +135,9 @@ def test_killed_while_it_handles_a_batch_it_still_acts_once_on_each(own_hub: Any
         submit(own_hub, message=f"form {number}")
 
     for done in (3, 9, 15, 21):
-        assert own_hub.until(lambda done=done: own_hub.rows("select count(*) from public.agent_actions")[0][0] >= done, 60)
+        assert own_hub.until(
+            lambda done=done: own_hub.rows("select count(*) from public.agent_actions")[0][0] >= done, 60
+        )
         os.kill(own_hub.process_of("gateway"), signal.SIGKILL)
 
     assert own_hub.until(lambda: own_hub.rows(UNFINISHED) == [(0,)], 90)
@@ -141,17 +158,29 @@ def test_a_poisoned_form_dies_alone_and_comes_back_by_replay(own_hub: Any) -> No
     assert [attempts for _, _, attempts in dead] == [2]
     assert "ValidationError" in dead[0][1]
     assert own_hub.rows("select count(*) from public.agent_actions") == [(9,)]
-    assert own_hub.rows("select count(*) from public.alerts where kind = 'delivery_dead' and subject = %s", dead[0][0]) == [(1,)]
+    assert own_hub.rows(
+        "select count(*) from public.alerts where kind = 'delivery_dead' and subject = %s", dead[0][0]
+    ) == [(1,)]
     headers = {"apikey": own_hub.env["SUPABASE_SECRET_KEY"]}
 
-    replayed = httpx.post(f"{own_hub.url}/rest/v1/rpc/replay_events", json={"dry_run": False}, headers=headers)
+    replayed = httpx.post(
+        f"{own_hub.url}/rest/v1/rpc/replay_events", json={"dry_run": False}, headers=headers
+    )
 
     assert replayed.json() == {"matched": 1, "dry_run": False}
-    assert own_hub.until(lambda: own_hub.rows("select count(*) from public.delivery_attempts where delivery_id = %s", dead[0][0]) == [(4,)], 30)
+    assert own_hub.until(
+        lambda: (
+            own_hub.rows("select count(*) from public.delivery_attempts where delivery_id = %s", dead[0][0])
+            == [(4,)]
+        ),
+        30,
+    )
 
 
 @pytest.mark.parametrize("key", ["", "wrong", "PRIME_WEBHOOK_SECRET", "SUPABASE_PUBLISHABLE_KEY"])
 def test_only_the_hub_may_kick_it(hub: Any, key: str) -> None:
-    answer = httpx.post(f"{hub.url}/functions/v1/lead-qualifier", json={}, headers={"apikey": hub.env.get(key, key)})
+    answer = httpx.post(
+        f"{hub.url}/functions/v1/lead-qualifier", json={}, headers={"apikey": hub.env.get(key, key)}
+    )
 
     assert answer.status_code == 401

@@ -43,7 +43,16 @@ WRITERS = {
     "organizations": ({"admin"}, {"name", "time_zone", "locale", "phone_region", "paused", "settings"}),
     "sites": (
         {"admin"},
-        {"name", "url", "purpose", "data_types", "connection_method", "trigger", "time_zone", "business_hours"}
+        {
+            "name",
+            "url",
+            "purpose",
+            "data_types",
+            "connection_method",
+            "trigger",
+            "time_zone",
+            "business_hours",
+        }
         | {"phone_region", "allowed_origins", "quiet_alert_after", "enabled"},
     ),
     "contacts": ({"admin", "operator"}, {"name", "language", "time_zone"}),
@@ -105,10 +114,17 @@ class Tenant:
             json.dumps(effects),
             f"{name}-qualifier",
         )
-        hub.sql("select private.bury_delivery(id, 'test') from public.deliveries where org_id = %s and status = 'pending'", self.id)
-        people = dict(hub.rows("select role::text, user_id from public.memberships where org_id = %s", self.id))
         hub.sql(
-            "update public.leads set assigned_to = %s where org_id = %s and score is not null", people["closer"], self.id
+            "select private.bury_delivery(id, 'test') from public.deliveries where org_id = %s and status = 'pending'",
+            self.id,
+        )
+        people = dict(
+            hub.rows("select role::text, user_id from public.memberships where org_id = %s", self.id)
+        )
+        hub.sql(
+            "update public.leads set assigned_to = %s where org_id = %s and score is not null",
+            people["closer"],
+            self.id,
         )
         keys = State(hub.state).keys
         tokens = Tokens(keys, hub.url)
@@ -139,13 +155,17 @@ def organization_of(table: str, row: dict[str, Any]) -> str:
 def fingerprint(hub: Any) -> dict[str, Any]:
     """What stands in every table, so that no attempt leaves a trace unseen."""
     return {
-        table: hub.rows(f"select count(*), md5(coalesce(string_agg(t::text, '|' order by t::text), '')) from public.{table} as t")
+        table: hub.rows(
+            f"select count(*), md5(coalesce(string_agg(t::text, '|' order by t::text), '')) from public.{table} as t"
+        )
         for table in READERS
     }
 
 
 def test_the_matrix_names_every_table(hub: Any) -> None:
-    tables = hub.rows("select relname from pg_class where relnamespace = 'public'::regnamespace and relkind in ('r', 'p', 'v', 'm')")
+    tables = hub.rows(
+        "select relname from pg_class where relnamespace = 'public'::regnamespace and relkind in ('r', 'p', 'v', 'm')"
+    )
 
     assert {name for (name,) in tables} == set(READERS)
 
@@ -160,7 +180,9 @@ def test_every_table_has_forced_row_level_security(hub: Any) -> None:
 
 
 @pytest.mark.parametrize("table", sorted(READERS))
-def test_nobody_reads_another_organizations_rows(rest: httpx.Client, tenants: tuple[Tenant, Tenant], table: str) -> None:
+def test_nobody_reads_another_organizations_rows(
+    rest: httpx.Client, tenants: tuple[Tenant, Tenant], table: str
+) -> None:
     columns = "id,org_id" if table in ("deliveries", "subscriptions") else "*"
     for tenant in tenants:
         for role, headers in tenant.headers.items():
@@ -173,7 +195,9 @@ def test_nobody_reads_another_organizations_rows(rest: httpx.Client, tenants: tu
 
 
 @pytest.mark.parametrize("table", sorted(READERS))
-def test_anonymous_callers_reach_nothing(hub: Any, rest: httpx.Client, tenants: tuple[Tenant, Tenant], table: str) -> None:
+def test_anonymous_callers_reach_nothing(
+    hub: Any, rest: httpx.Client, tenants: tuple[Tenant, Tenant], table: str
+) -> None:
     headers = {"apikey": hub.env["SUPABASE_PUBLISHABLE_KEY"]}
     before = fingerprint(hub)
 
@@ -190,9 +214,19 @@ def test_anonymous_callers_reach_nothing(hub: Any, rest: httpx.Client, tenants: 
 
 
 @pytest.mark.parametrize("table", sorted(READERS))
-def test_nobody_writes_what_is_not_theirs(hub: Any, rest: httpx.Client, tenants: tuple[Tenant, Tenant], table: str) -> None:
+def test_nobody_writes_what_is_not_theirs(
+    hub: Any, rest: httpx.Client, tenants: tuple[Tenant, Tenant], table: str
+) -> None:
     ours, theirs = tenants
-    key = "id" if table == "organizations" else "name" if table == "event_types" else "role" if table == "role_permissions" else "org_id"
+    key = (
+        "id"
+        if table == "organizations"
+        else "name"
+        if table == "event_types"
+        else "role"
+        if table == "role_permissions"
+        else "org_id"
+    )
     foreign = {"event_types": "form.submitted", "role_permissions": "admin"}.get(table, str(theirs.id))
     before = fingerprint(hub)
 
@@ -214,15 +248,21 @@ def test_nobody_writes_what_is_not_theirs(hub: Any, rest: httpx.Client, tenants:
     assert fingerprint(hub) == before
 
 
-def test_each_role_changes_exactly_the_columns_it_may(hub: Any, rest: httpx.Client, tenants: tuple[Tenant, Tenant]) -> None:
+def test_each_role_changes_exactly_the_columns_it_may(
+    hub: Any, rest: httpx.Client, tenants: tuple[Tenant, Tenant]
+) -> None:
     ours, _ = tenants
     allowed: dict[str, dict[str, set[str]]] = {}
-    columns = hub.rows("select table_name, column_name from information_schema.columns where table_schema = 'public'")
+    columns = hub.rows(
+        "select table_name, column_name from information_schema.columns where table_schema = 'public'"
+    )
     keyed = {table for table, column in columns if column == "id"}
     for table, column in columns:
         for role, headers in ours.headers.items():
             key = "id" if table in keyed else column
-            readable = rest.get(f"/{table}", params={"select": f"{column},{key}", "limit": 1}, headers=headers)
+            readable = rest.get(
+                f"/{table}", params={"select": f"{column},{key}", "limit": 1}, headers=headers
+            )
             if readable.status_code != 200 or not readable.json():
                 continue
             row = readable.json()[0]
@@ -239,7 +279,9 @@ def test_each_role_changes_exactly_the_columns_it_may(hub: Any, rest: httpx.Clie
     assert allowed == {table: dict.fromkeys(names, roles) for table, (roles, names) in WRITERS.items()}
 
 
-def test_a_removed_member_has_no_access_at_the_next_request(hub: Any, rest: httpx.Client, tenants: tuple[Tenant, Tenant]) -> None:
+def test_a_removed_member_has_no_access_at_the_next_request(
+    hub: Any, rest: httpx.Client, tenants: tuple[Tenant, Tenant]
+) -> None:
     tenant = tenants[1]
     before = rest.get("/contacts", headers=tenant.headers["viewer"]).json()
 

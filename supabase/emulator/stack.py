@@ -73,8 +73,10 @@ class Stack:
 
     def run(self) -> None:
         """Until somebody ends it by Ctrl-C, SIGTERM or SIGHUP."""
-        for sign in (signal.SIGTERM, signal.SIGHUP):
+        for sign in (signal.SIGINT, signal.SIGTERM):
             signal.signal(sign, _interrupt)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup leaves it
+            signal.signal(signal.SIGHUP, _interrupt)
         try:
             self._come_up()
             self._stay_up()

@@ -23,6 +23,7 @@ from typing import Any
 
 import uvloop
 from hubs import Hub, free_port, postgres_binary, running_hub
+
 from load.client import Connection
 
 ROOT = Path(__file__).parents[2]
@@ -56,11 +57,20 @@ class Server:
 @contextlib.contextmanager
 def served(hub: Hub, source: Path, target: str, workers: int = 1) -> Iterator[Server]:
     port = free_port()
-    command = [str(Path(sys.executable).with_name("functions-framework")), "--target", target, "--source", str(source)]
+    command = [
+        str(Path(sys.executable).with_name("functions-framework")),
+        "--target",
+        target,
+        "--source",
+        str(source),
+    ]
     environment = {**os.environ, **hub.env, "PYTHONPATH": str(ROOT), "WORKERS": str(workers)}
-    with tempfile.TemporaryFile() as log, subprocess.Popen(
-        [*command, "--host", "127.0.0.1", "--port", str(port)], env=environment, stdout=log, stderr=log
-    ) as process:
+    with (
+        tempfile.TemporaryFile() as log,
+        subprocess.Popen(
+            [*command, "--host", "127.0.0.1", "--port", str(port)], env=environment, stdout=log, stderr=log
+        ) as process,
+    ):
         try:
             yield Server(port, process)
         finally:
@@ -103,7 +113,10 @@ class Sender:
     def crossed(self) -> int:
         """Answers whose id is not that of their own row."""
         rows = dict(
-            self.hub.rows("select (data ->> 'number')::int, id::text from public.events where data ->> 'run' = %s", self.run)
+            self.hub.rows(
+                "select (data ->> 'number')::int, id::text from public.events where data ->> 'run' = %s",
+                self.run,
+            )
         )
         return sum(rows.get(number) != event for number, event in self.answers)
 
@@ -167,24 +180,46 @@ PGBENCH = r"""
   \set number random(1, 200)
 \endif
 select hub.record_submission(
-  :secret, 'form.submitted',
-  jsonb_build_object('run', :run, 'number', :number, 'name', 'Person ' || :number, 'email', :run || '-' || :number || '@example.com',
-    'phone', '+6421' || :number, 'message', 'The switchboard smells burnt, could somebody please come today?', 'service', 'switchboard',
+  :secret::uuid, 'form.submitted',
+  jsonb_build_object('run', :run::text, 'number', :number::int, 'name', 'Person ' || :number::int,
+    'email', :run::text || '-' || :number::int || '@example.com', 'phone', '+6421' || :number::int,
+    'message', 'The switchboard smells burnt, could somebody please come today?', 'service', 'switchboard',
     'page_url', 'https://prime-electrical-nu.vercel.app/contact', 'utm_source', 'google', 'utm_campaign', 'spring'),
-  jsonb_build_object('name', 'Person ' || :number, 'email', :run || '-' || :number || '@example.com', 'phone', '+6421' || :number),
-  :run || '-' || :number);
+  jsonb_build_object('name', 'Person ' || :number::int, 'email', :run::text || '-' || :number::int || '@example.com',
+    'phone', '+6421' || :number::int),
+  :run::text || '-' || :number::int);
 """
 
 
 def pgbench(hub: Hub, clients: int) -> float:
-    secret = hub.rows("select site_secrets.id from private.site_secrets join public.sites on sites.id = site_id where slug = 'prime'")[0][0]
+    secret = hub.rows(
+        "select site_secrets.id from private.site_secrets join public.sites on sites.id = site_id where slug = 'prime'"
+    )[0][0]
     with tempfile.NamedTemporaryFile("w", suffix=".sql") as script:
         script.write(PGBENCH)
         script.flush()
         printed = subprocess.run(
             [
-                *(postgres_binary("pgbench"), "-n", "-M", "prepared", "-c", str(clients), "-j", str(min(clients, 2))),
-                *("-T", str(int(SECONDS)), "-D", f"secret='{secret}'", "-D", f"run='pgbench{clients}'", "-f", script.name),
+                *(
+                    postgres_binary("pgbench"),
+                    "-n",
+                    "-M",
+                    "prepared",
+                    "-c",
+                    str(clients),
+                    "-j",
+                    str(min(clients, 2)),
+                ),
+                *(
+                    "-T",
+                    str(int(SECONDS)),
+                    "-D",
+                    f"secret={secret}",
+                    "-D",
+                    f"run=pgbench{clients}",
+                    "-f",
+                    script.name,
+                ),
                 hub.env["DATABASE_URL"],
             ],
             check=True,
@@ -196,11 +231,21 @@ def pgbench(hub: Hub, clients: int) -> float:
 
 def settled(hub: Hub) -> None:
     """Until the qualifier has caught up, so that one measurement does not pay for the last one."""
-    hub.until(lambda: hub.rows("select count(*) from public.deliveries where status in ('pending', 'running', 'failed')") == [(0,)], 120)
+    hub.until(
+        lambda: (
+            hub.rows(
+                "select count(*) from public.deliveries where status in ('pending', 'running', 'failed')"
+            )
+            == [(0,)]
+        ),
+        120,
+    )
 
 
 def measure_throughput(hub: Hub, server: Server) -> None:
-    print(f"\n{'connections':>12} {'forms/s':>9} {'pgbench/s':>10} {'ratio':>6} {'p50 ms':>7} {'p95 ms':>7} {'CPU µs/form':>12} {'MB':>5} {'crossed':>8}")
+    print(
+        f"\n{'connections':>12} {'forms/s':>9} {'pgbench/s':>10} {'ratio':>6} {'p50 ms':>7} {'p95 ms':>7} {'CPU µs/form':>12} {'MB':>5} {'crossed':>8}"
+    )
     for connections in (1, 16, 64):
         sender = Sender(hub, f"closed{connections}")
         cpu = server.cpu_seconds()
@@ -215,7 +260,9 @@ def measure_throughput(hub: Hub, server: Server) -> None:
         )
     sender = Sender(hub, "open100")
     uvloop.run(open_loop(sender, server.port, 100))
-    print(f"open loop at 100/s: p50 {sender.percentile(0.5):.2f} ms, p95 {sender.percentile(0.95):.2f} ms, crossed {sender.crossed()}")
+    print(
+        f"open loop at 100/s: p50 {sender.percentile(0.5):.2f} ms, p95 {sender.percentile(0.95):.2f} ms, crossed {sender.crossed()}"
+    )
     settled(hub)
 
 
@@ -245,7 +292,11 @@ def measure_cold_start(hub: Hub, source: Path) -> None:
         started = time.perf_counter()
         with served(hub, source, "ingest_prime") as server:
             sender = Sender(hub, f"cold{attempt}")
-            uvloop.run(first_answer(lambda sender=sender, server=server: sender.send(Connection("127.0.0.1", server.port))))
+            uvloop.run(
+                first_answer(
+                    lambda sender=sender, server=server: sender.send(Connection("127.0.0.1", server.port))
+                )
+            )
             times.append(time.perf_counter() - started)
     print(f"cold start, process start → first stored event: median {statistics.median(times) * 1000:.0f} ms")
 

@@ -56,7 +56,9 @@ async def send(hub: Any, work: asyncio.Queue[int], history: History) -> None:
         }
         for _ in range(400):
             try:
-                status, answer = await asyncio.wait_for(connection.post(PATH, headers, submission(number)), 10)
+                status, answer = await asyncio.wait_for(
+                    connection.post(PATH, headers, submission(number)), 10
+                )
             except (ConnectionError, TimeoutError):
                 connection.close()
                 await asyncio.sleep(0.02)
@@ -93,7 +95,7 @@ async def bombard(
     hub: Any, submissions: int, names: list[str], every: float = 2.0, connections: int = 16, seed: int = 1
 ) -> History:
     history = History()
-    chance = random.Random(seed)  # noqa: S311
+    chance = random.Random(seed)
     numbers = [number for number in range(submissions) for _ in range(2)]
     chance.shuffle(numbers)
     work: asyncio.Queue[int] = asyncio.Queue()
@@ -126,7 +128,10 @@ def violations(hub: Any, history: History, submissions: int) -> list[str]:
     answered = {number: set(ids) for number, ids in history.event_ids.items()}
     check(len(answered) == submissions, f"{len(answered)} of {submissions} submissions were accepted")
     check(all(len(ids) == 1 for ids in answered.values()), "copies of one submission got different ids")
-    check(all(len(ids) == 1 for ids in history.contact_ids.values()), "copies of one submission got different contacts")
+    check(
+        all(len(ids) == 1 for ids in history.contact_ids.values()),
+        "copies of one submission got different contacts",
+    )
 
     stored = {str(row[0]) for row in hub.rows("select id from public.events where type = 'form.submitted'")}
     promised = {event for ids in answered.values() for event in ids}
