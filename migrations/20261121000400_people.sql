@@ -162,7 +162,7 @@ immutable
 set search_path = ''
 as $$
 begin
-  return array_remove(regexp_split_to_array(lower(coalesce(name, '')), '[^[:alpha:]]+'), '');
+  return array_remove(regexp_split_to_array(lower(coalesce(name, '')), '[^[:alnum:]]+'), '');
 end;
 $$;
 comment on function private.name_words is 'The words of a name, in lower case.';
@@ -240,10 +240,7 @@ begin
   select resolve_contact.org_id, found_id, kind::public.identifier_kind, value, strength::public.identifier_strength
   from (values ('email', email, 'strong'), ('phone', phone, 'weak')) as given (kind, value, strength)
   where value is not null
-    and not exists (
-      select from public.contact_identifiers as known
-      where known.org_id = resolve_contact.org_id and known.kind = given.kind::public.identifier_kind
-        and known.value = given.value and known.contact_id = found_id);
+  on conflict do nothing;
 
   if doubted is not null then
     insert into public.merge_candidates (org_id, contact_id, other_id, reason)

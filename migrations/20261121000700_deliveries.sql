@@ -249,12 +249,14 @@ begin
     return false;
   end if;
   perform setval(clock, now_ms);
-  perform private.invoke(kick.target, jsonb_build_object('target', kick.target));
+  begin
+    perform private.invoke(kick.target, jsonb_build_object('target', kick.target));
+  exception when others then
+    insert into private.kick_failures (target, error) values (kick.target, sqlerrm)
+    on conflict (target) do update set failures = kick_failures.failures + 1, error = excluded.error, failed_at = now();
+    return false;
+  end;
   return true;
-exception when others then
-  insert into private.kick_failures (target, error) values (kick.target, sqlerrm)
-  on conflict (target) do update set failures = kick_failures.failures + 1, error = excluded.error, failed_at = now();
-  return false;
 end;
 $$;
 comment on function private.kick is 'Wake a function that has deliveries waiting; at most every 100 ms, and never an error for the caller.';

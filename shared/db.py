@@ -65,11 +65,15 @@ async def call(function: str, /, **named: object) -> Any:
 
 def as_user(token: str) -> "AsyncPostgrestClient":
     """The Data API as the person whose access token this is."""
+    from httpx import AsyncClient
     from postgrest import AsyncPostgrestClient
 
     supabase = settings.load(settings.Supabase)
-    headers = {"apikey": supabase.publishable_key, "Authorization": f"Bearer {token}"}
-    return AsyncPostgrestClient(f"{supabase.url.rstrip('/')}/rest/v1", headers=headers, timeout=10)
+    return AsyncPostgrestClient(
+        f"{supabase.url.rstrip('/')}/rest/v1",
+        headers={"apikey": supabase.publishable_key, "Authorization": f"Bearer {token}"},
+        http_client=AsyncClient(timeout=10),
+    )
 
 
 async def close() -> None:
@@ -127,7 +131,7 @@ class Pool:
                 # The statement failed, the connection did not, unless the server has closed it.
                 self._keep(connection)
                 raise
-            except (OSError, asyncpg.InterfaceError) as error:
+            except (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
                 connection.terminate()
                 if isinstance(error, ValueError):  # an argument of ours that fits no SQL type
                     raise

@@ -21,6 +21,8 @@ ENVIRONMENT = re.compile(r"env\((?P<name>\w+)\)")
 # Two hubs that start on one database take turns.
 LOCK = 0x6D697373696F6E
 LOCK_TIMEOUT = "10s"
+# The seed that is not a file: emulator/seeding.py.
+PEOPLE = "mission-control/people"
 
 HISTORY = """
   create schema if not exists supabase_migrations;
@@ -181,3 +183,9 @@ def _seed(connection: Connection, file: Path, say: Say) -> None:
             "on conflict (path) do update set hash = excluded.hash",
             [path, digest],
         )
+
+
+def has_people(database_url: str) -> bool:
+    with psycopg.connect(database_url) as connection:
+        found = connection.execute("select from supabase_migrations.seed_files where path = %s", [PEOPLE])
+        return found.fetchone() is not None

@@ -11,15 +11,10 @@ import psycopg
 from psycopg import sql
 
 from emulator.auth import seed_user
+from emulator.migrations import PEOPLE
 from emulator.state import State, email
 
 ORGANIZATION = "trades"
-MARK = "mission-control/people"
-
-
-def is_seeded(connection: psycopg.Connection) -> bool:
-    found = connection.execute("select from supabase_migrations.seed_files where path = %s", [MARK])
-    return found.fetchone() is not None
 
 
 async def seed(state: State) -> None:
@@ -37,7 +32,7 @@ async def seed(state: State) -> None:
         password = sql.Literal(keys.role_passwords["hub_service"])
         await connection.execute(sql.SQL("alter role hub_service password {}").format(password))
         await connection.execute(
-            "insert into supabase_migrations.seed_files (path, hash) values (%s, '')", [MARK]
+            "insert into supabase_migrations.seed_files (path, hash) values (%s, '')", [PEOPLE]
         )
 
 

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
-from emulator import migrations, seeding
+from emulator import migrations
 from emulator.postgres import Postgres, free_port
 from emulator.process import Child, Process, die_with_parent
 from emulator.screen import ready_screen
@@ -88,13 +88,17 @@ class Stack:
     def _come_up(self) -> None:
         began = time.monotonic()
         self.state.environment.unlink(missing_ok=True)
-        self._bring_up_database()
-        # It takes as long to import as the migrations take to run, and reads nothing before it is asked.
+        self.state.port_file.write_text(str(self.postgres.port))
+        # It takes as long to import as Postgres to start, and needs no database before it is asked something.
         self.gateway.start()
+        self._bring_up_database()
         unfinished = {"sync": self.postgres.sync()} if self.postgres.is_new else {}
-        self._migrate()
+        url = self.state.database_url("postgres")
+        invoke_secret = self.state.keys.hub_invoke_secret
+        secrets = {"FUNCTIONS_URL": f"{self.url}/functions/v1", "HUB_INVOKE_SECRET": invoke_secret}
+        migrations.migrate(url, REPOSITORY / "supabase", os.environ | secrets, say)
         self.workers.start()
-        unfinished |= {"seeding": self._start_seeding()} if self._lacks_people() else {}
+        unfinished |= {"seeding": self._start_seeding()} if not migrations.has_people(url) else {}
         say(ready_screen(self.state, self.url))
         self._await_gateway()
         self._await(unfinished)
@@ -103,7 +107,6 @@ class Stack:
 
     def _bring_up_database(self) -> None:
         self.postgres.prepare()
-        self.state.port_file.write_text(str(self.postgres.port))
         if self.postgres.is_new:
             say("Made a new database.")
         self.database.start()
@@ -111,11 +114,6 @@ class Stack:
         self.postgres.wait_until_ready(self.database.process)
         self.postgres.bootstrap()
         self.postgres.refuse_unsafe_settings()
-
-    def _migrate(self) -> None:
-        secrets = {"FUNCTIONS_URL": f"{self.url}/functions/v1", "HUB_INVOKE_SECRET": self.state.keys.hub_invoke_secret}
-        url = self.state.database_url("postgres")
-        migrations.migrate(url, REPOSITORY / "supabase", os.environ | secrets, say)
 
     def _stay_up(self) -> None:
         with woken_by_children() as wakeup:
@@ -160,10 +158,6 @@ class Stack:
     def _start_workers(self) -> Process:
         return self._python("emulator.workers", "workers.log")
 
-    def _lacks_people(self) -> bool:
-        with self.postgres.connect("postgres") as connection:
-            return not seeding.is_seeded(connection)
-
     def _start_seeding(self) -> Process:
         return self._python("emulator.seeding", "seeding.log")
 
@@ -186,6 +180,7 @@ class Stack:
         return os.environ | {
             "PYTHONPATH": f"{REPOSITORY / 'supabase'}:{REPOSITORY}",
             "PYTHONUNBUFFERED": "1",
+            "PYTHONDONTWRITEBYTECODE": "",  # a restart is quick because of it
             "SUPABASE_URL": self.url,
             "SUPABASE_PUBLISHABLE_KEY": keys.publishable_key,
             "DATABASE_URL": self.state.database_url("hub_service"),

@@ -14,8 +14,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
 
-from cryptography.hazmat.primitives.asymmetric import ec
-
 SITES = ("prime", "akf", "cleanjet")
 PEOPLE = ("admin", "operator", "closer", "viewer")
 DATABASE_ROLES = ("supabase_admin", "postgres", "authenticator", "supabase_auth_admin", "hub_service")
@@ -119,6 +117,9 @@ def write_private(path: Path, text: str) -> None:
 
 
 def _signing_key() -> dict[str, str]:
+    # Slow to import, and only a first start makes keys.
+    from cryptography.hazmat.primitives.asymmetric import ec
+
     numbers = ec.generate_private_key(ec.SECP256R1()).private_numbers()
     return {
         "kty": "EC",

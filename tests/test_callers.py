@@ -1,0 +1,122 @@
+"""Callers: a site by its secret, a person by their token, and the same refusal whatever was wrong."""
+
+import asyncio
+import uuid
+from collections.abc import Awaitable
+from typing import Any
+
+import httpx
+import pytest
+
+from shared import auth, db, sites
+from shared.errors import Forbidden, Unauthorized
+from shared.requests import Request
+
+
+@pytest.fixture(autouse=True)
+def environment(hub: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("DATABASE_URL", "SUPABASE_URL", "SUPABASE_PUBLISHABLE_KEY"):
+        monkeypatch.setenv(name, hub.env[name])
+    sites._cache.clear()
+
+
+def shown(caller: Any, **headers: str | bytes) -> Any:
+    raw = [
+        (name.replace("_", "-").encode(), value if isinstance(value, bytes) else value.encode())
+        for name, value in headers.items()
+    ]
+    return asyncio.run(closing(caller(Request("POST", raw))))
+
+
+async def closing[Result](work: Awaitable[Result]) -> Result:
+    try:
+        return await work
+    finally:
+        await db.close()
+
+
+def token(hub: Any, who: str) -> str:
+    answer = httpx.post(
+        f"{hub.url}/auth/v1/token?grant_type=password",
+        json={"email": hub.env[f"{who}_EMAIL"], "password": hub.env[f"{who}_PASSWORD"]},
+        headers={"apikey": hub.env["SUPABASE_PUBLISHABLE_KEY"]},
+    )
+    return str(answer.raise_for_status().json()["access_token"])
+
+
+def test_a_site_is_known_by_its_secret(hub: Any) -> None:
+    site = shown(sites.from_secret("prime"), x_webhook_secret=hub.env["PRIME_WEBHOOK_SECRET"])
+
+    assert (site.slug, site.phone_region) == ("prime", "NZ")
+    assert hub.rows("select site_id from private.site_secrets where id = %s", site.secret_id) == [(site.id,)]
+
+
+@pytest.mark.parametrize(
+    ("slug", "secret"),
+    [
+        ("prime", ""),
+        ("prime", "wrong"),
+        ("prime", b"\xff\xfe"),
+        ("prime", "AKF_WEBHOOK_SECRET"),
+        ("nowhere", "PRIME_WEBHOOK_SECRET"),
+        ("nowhere", ""),
+    ],
+)
+def test_any_other_secret_or_site_is_refused_alike(hub: Any, slug: str, secret: str | bytes) -> None:
+    with pytest.raises(Unauthorized) as refusal:
+        shown(sites.from_secret(slug), x_webhook_secret=hub.env.get(str(secret), secret))
+
+    assert refusal.value.body() == Unauthorized().body()
+
+
+def test_a_new_secret_is_found_and_wrong_ones_cannot_hammer_the_database(
+    hub: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lookups = []
+    call = db.call
+
+    async def counted(function: str, **named: object) -> Any:
+        lookups.append(function)
+        return await call(function, **named)
+
+    monkeypatch.setattr(db, "call", counted)
+    caller = sites.from_secret("cleanjet")
+    assert shown(caller, x_webhook_secret=hub.env["CLEANJET_WEBHOOK_SECRET"])
+    new = uuid.uuid4().hex
+    hub.sql("select private.set_site_secret('cleanjet', %s)", new)
+    monkeypatch.setattr(sites, "LOOK_AGAIN_AFTER", 0)
+    assert shown(caller, x_webhook_secret=new)
+    monkeypatch.setattr(sites, "LOOK_AGAIN_AFTER", 60)
+
+    for _ in range(5):
+        with pytest.raises(Unauthorized):
+            shown(caller, x_webhook_secret="wrong")
+
+    assert lookups == ["site", "site"]
+
+
+def test_a_person_is_known_by_their_token_with_their_organizations(hub: Any) -> None:
+    person = shown(auth.user(), authorization=f"Bearer {token(hub, 'VIEWER')}")
+
+    rows = hub.rows("select user_id, org_id from public.memberships where role = 'viewer'")
+    assert [(person.id, *person.org_ids)] == rows
+
+
+def test_a_role_is_asked_of_our_own_table(hub: Any) -> None:
+    signed_in = f"Bearer {token(hub, 'VIEWER')}"
+
+    assert shown(auth.user(role="viewer"), authorization=signed_in)
+    with pytest.raises(Forbidden):
+        shown(auth.user(role="admin"), authorization=signed_in)
+
+
+@pytest.mark.parametrize(
+    "forged", ["", "Bearer", "Bearer x.y.z", "Basic eDp5", "Bearer {key}", "Bearer {cut}", "{token}"]
+)
+def test_any_other_token_is_refused_alike(hub: Any, forged: str) -> None:
+    real = token(hub, "ADMIN")
+    key = hub.env["SUPABASE_PUBLISHABLE_KEY"]
+    sent = forged.format(key=key, token=real, cut=real[:-6] + "AAAAAA")
+
+    with pytest.raises(Unauthorized):
+        shown(auth.user(), authorization=sent)
