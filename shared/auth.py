@@ -84,6 +84,7 @@ class user:
 
 async def _memberships(token: str, user_id: UUID) -> list[dict[str, str]]:
     import httpx
+    from postgrest import APIError
 
     async with db.as_user(token) as person:
         try:
@@ -91,6 +92,10 @@ async def _memberships(token: str, user_id: UUID) -> list[dict[str, str]]:
             answer = await memberships.eq("user_id", str(user_id)).execute()
         except httpx.HTTPError as error:
             raise Unavailable(code="data_api_unavailable") from error
+        except APIError as error:
+            # It judges tokens by the same keys, and may be stricter: too long a token, or a role that is gone.
+            refused = str(error.code) in ("401", "403", "42501") or str(error.code).startswith("PGRST3")
+            raise (Unauthorized() if refused else Unavailable(code="data_api_unavailable")) from error
     return cast(list[dict[str, str]], answer.data)
 
 

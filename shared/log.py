@@ -1,6 +1,6 @@
 """JSON lines on stdout, one per request, nothing in them that is secret or personal.
 
-Written by hand: a line costs 4 µs here and 13 µs through structlog, which also takes 25 ms of a cold start.
+Written by hand: a line costs a third of what it costs through structlog, which also takes 25 ms of a cold start.
 """
 
 import os

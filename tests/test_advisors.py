@@ -20,7 +20,9 @@ def test_pgrls_finds_no_policy_wanting(hub: Any) -> None:
     url = State(hub.state).database_url("supabase_admin")
 
     found = subprocess.run(
-        [pgrls, "lint", "--config", ROOT / ".pgrls.toml", "--database-url", url], capture_output=True, text=True
+        [pgrls, "lint", "--config", ROOT / ".pgrls.toml", "--database-url", url],
+        capture_output=True,
+        text=True,
     )
 
     assert found.returncode == 0, found.stdout + found.stderr
@@ -35,7 +37,11 @@ def test_supabases_advisors_find_nothing(hub: Any, tmp_path: Path) -> None:
         [supabase, "db", "advisors", "--remote", hub.env["ADMIN_DATABASE_URL"], "--level", "info"]
         + ["--output-format", "json"],
         cwd=tmp_path,
-        env={"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": str(tmp_path), "SUPABASE_TELEMETRY_DISABLED": "1"},
+        env={
+            "PATH": "/usr/local/bin:/usr/bin:/bin",
+            "HOME": str(tmp_path),
+            "SUPABASE_TELEMETRY_DISABLED": "1",
+        },
         capture_output=True,
         text=True,
         check=True,

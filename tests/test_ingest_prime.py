@@ -48,7 +48,9 @@ def all_at_once(calls: int, call: Any) -> list[httpx.Response]:
 
 
 def count(hub: Any, table: str) -> int:
-    return int(hub.rows(f"select count(*) from public.{table}")[0][0])
+    """Rows of a table; of events those of sites, for the qualifier writes some of its own meanwhile."""
+    own = " where source like 'site:%'" if table == "events" else ""
+    return int(hub.rows(f"select count(*) from public.{table}{own}")[0][0])
 
 
 def test_a_form_becomes_a_contact_a_lead_an_event_and_a_delivery(

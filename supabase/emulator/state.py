@@ -82,7 +82,7 @@ class State:
 
     def database_url(self, role: str) -> str:
         password = self.keys.role_passwords[role]
-        return f"postgresql://{role}:{password}@127.0.0.1:{self.postgres_port}/postgres"
+        return f"postgresql://{role}:{password}@127.0.0.1:{self.postgres_port}/postgres?sslmode=disable"
 
     def open(self) -> None:
         """Make what is missing: the folder and, once, the keys."""

@@ -45,7 +45,13 @@ class Connection(asyncio.Protocol):
         self._received += data
         head, separator, content = self._received.partition(b"\r\n\r\n")
         length = LENGTH.search(head)
-        if separator and length and len(content) >= int(length[1]) and self._answer and not self._answer.done():
+        if (
+            separator
+            and length
+            and len(content) >= int(length[1])
+            and self._answer
+            and not self._answer.done()
+        ):
             self._received, answer = b"", self._received
             self._answer.set_result(answer)
 
