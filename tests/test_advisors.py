@@ -34,8 +34,17 @@ def test_supabases_advisors_find_nothing(hub: Any, tmp_path: Path) -> None:
         pytest.skip("no Supabase CLI: `npm install --global supabase@3.1.0` brings it")
 
     printed = subprocess.run(
-        [supabase, "db", "advisors", "--remote", hub.env["ADMIN_DATABASE_URL"], "--level", "info"]
-        + ["--output-format", "json"],
+        [
+            supabase,
+            "db",
+            "advisors",
+            "--remote",
+            hub.env["ADMIN_DATABASE_URL"],
+            "--level",
+            "info",
+            "--output-format",
+            "json",
+        ],
         cwd=tmp_path,
         env={
             "PATH": "/usr/local/bin:/usr/bin:/bin",
