@@ -1,7 +1,6 @@
-"""The two doors to the database.
+"""The service's door to the database: one SQL function of schema `hub`, one transaction, one round trip.
 
-`call` is the service's: one SQL function of schema `hub`, one statement, one transaction, one round trip.
-`as_user` is a person's: the Data API with their own token, so that row level security decides.
+A person's door is `people.as_user`: the Data API, where row level security decides.
 
 The driver is asyncpg. Measured per call, 16 at once: asyncpg 120 µs of CPU and one round trip with named
 statements, 230 and two without, as a transaction pooler needs it; psycopg 190, and 150 ms more to import.
@@ -14,7 +13,7 @@ import os
 import random
 import re
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 import asyncpg  # type: ignore[import-untyped]
@@ -22,9 +21,6 @@ import orjson
 
 from shared import settings
 from shared.errors import HubError, Unauthorized, Unavailable, Unprocessable
-
-if TYPE_CHECKING:
-    from postgrest import AsyncPostgrestClient
 
 POOL_SIZE = 4
 CHECKOUT_TIMEOUT = 2.0
@@ -61,19 +57,6 @@ async def call(function: str, /, **named: object) -> Any:
         else:
             return None if answer is None else orjson.loads(answer)
     raise AssertionError("unreachable")
-
-
-def as_user(token: str) -> "AsyncPostgrestClient":
-    """The Data API as the person whose access token this is."""
-    from httpx import AsyncClient
-    from postgrest import AsyncPostgrestClient
-
-    supabase = settings.load(settings.Supabase)
-    return AsyncPostgrestClient(
-        f"{supabase.url.rstrip('/')}/rest/v1",
-        headers={"apikey": supabase.publishable_key, "Authorization": f"Bearer {token}"},
-        http_client=AsyncClient(timeout=10),
-    )
 
 
 async def close() -> None:

@@ -34,7 +34,7 @@ class Database:
     name: str
 
     def url(self, role: str = "postgres") -> str:
-        return self.state.database_url(role).removesuffix("postgres") + self.name
+        return self.state.database_url(role, self.name)
 
     def rows(self, query: str | sql.Composed, *values: Any, role: str = "postgres") -> list[tuple[Any, ...]]:
         with psycopg.connect(self.url(role), autocommit=True) as connection:

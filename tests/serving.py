@@ -6,7 +6,8 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from emulator import auth, rest
+from emulator import rest
+from emulator.auth.app import create_app as create_auth
 from emulator.functions import Functions
 from emulator.gateway import Gateway
 from emulator.server import Server, configured
@@ -24,7 +25,7 @@ def gateway(state: Path, functions: ASGIApp | Path, url: str = "http://hub.test"
     tokens = Tokens(State(state).keys, url)
     hosted = Functions(functions, url) if isinstance(functions, Path) else functions
     return Gateway(
-        rest.create_app(NO_DATABASE, tokens.authenticate), auth.create_app(NO_DATABASE, tokens), hosted, url
+        rest.create_app(NO_DATABASE, tokens.authenticate), create_auth(NO_DATABASE, tokens), hosted, url
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from shared import auth, db, sites
+from shared import db, people, sites
 from shared.errors import Forbidden, Unauthorized
 from shared.requests import Request
 
@@ -96,7 +96,7 @@ def test_a_new_secret_is_found_and_wrong_ones_cannot_hammer_the_database(
 
 
 def test_a_person_is_known_by_their_token_with_their_organizations(hub: Any) -> None:
-    person = shown(auth.user(), authorization=f"Bearer {token(hub, 'VIEWER')}")
+    person = shown(people.signed_in(), authorization=f"Bearer {token(hub, 'VIEWER')}")
 
     rows = hub.rows("select user_id, org_id from public.memberships where role = 'viewer'")
     assert [(person.id, *person.org_ids)] == rows
@@ -105,9 +105,9 @@ def test_a_person_is_known_by_their_token_with_their_organizations(hub: Any) -> 
 def test_a_role_is_asked_of_our_own_table(hub: Any) -> None:
     signed_in = f"Bearer {token(hub, 'VIEWER')}"
 
-    assert shown(auth.user(role="viewer"), authorization=signed_in)
+    assert shown(people.signed_in(role="viewer"), authorization=signed_in)
     with pytest.raises(Forbidden):
-        shown(auth.user(role="admin"), authorization=signed_in)
+        shown(people.signed_in(role="admin"), authorization=signed_in)
 
 
 @pytest.mark.parametrize(
@@ -119,4 +119,4 @@ def test_any_other_token_is_refused_alike(hub: Any, forged: str) -> None:
     sent = forged.format(key=key, token=real, cut=real[:-6] + "AAAAAA")
 
     with pytest.raises(Unauthorized):
-        shown(auth.user(), authorization=sent)
+        shown(people.signed_in(), authorization=sent)

@@ -13,10 +13,10 @@ from forgeries import FORGERIES, Forger
 from serving import gateway, served
 
 WHOAMI = """
-from shared import auth
+from shared import people
 from shared.endpoint import endpoint
 
-@endpoint(caller=auth.user())
+@endpoint(caller=people.signed_in())
 async def whoami(user):
     return {"id": str(user.id)}
 """

@@ -16,8 +16,9 @@ from psycopg_pool import PoolTimeout
 from starlette.applications import Starlette
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from emulator import answers, auth, cors, rest, server
+from emulator import answers, cors, rest, server
 from emulator.answers import Rejected
+from emulator.auth.app import create_app as create_auth
 from emulator.functions import Functions
 from emulator.intake import ClientGone, whole
 from emulator.rest import Rest
@@ -115,7 +116,7 @@ def create_app() -> Gateway:
     tokens = Tokens(state.keys, url)
     return Gateway(
         rest=rest.create_app(state.database_url("authenticator"), tokens.authenticate),
-        auth=auth.create_app(state.database_url("supabase_auth_admin"), tokens),
+        auth=create_auth(state.database_url("supabase_auth_admin"), tokens),
         functions=Functions(REPOSITORY / "functions", url),
         project_url=url,
     )

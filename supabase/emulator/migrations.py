@@ -187,5 +187,8 @@ def _seed(connection: Connection, file: Path, say: Say) -> None:
 
 def has_people(database_url: str) -> bool:
     with psycopg.connect(database_url) as connection:
-        found = connection.execute("select from supabase_migrations.seed_files where path = %s", [PEOPLE])
+        try:
+            found = connection.execute("select from supabase_migrations.seed_files where path = %s", [PEOPLE])
+        except (psycopg.errors.InvalidSchemaName, psycopg.errors.UndefinedTable):
+            return False
         return found.fetchone() is not None

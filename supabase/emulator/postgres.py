@@ -5,6 +5,7 @@ that user cannot reach the clone (a home directory with mode 0700), binaries and
 /var/tmp and STATE/postgres is a link to the data.
 """
 
+import contextlib
 import hashlib
 import importlib.resources
 import os
@@ -232,13 +233,17 @@ class Postgres:
     def _end_leftovers(self) -> None:
         """Backends of a killed postmaster hold its shared memory until they notice that it is gone."""
         deadline = time.monotonic() + 5
-        while (leftovers := list(self._processes())) and time.monotonic() < deadline:
+        while leftovers := list(self._processes()):
+            if time.monotonic() > deadline:
+                return
             for process in leftovers:
-                try:
+                with contextlib.suppress(ProcessLookupError):
                     os.kill(process, signal.SIGKILL)
-                except ProcessLookupError:
-                    continue
             time.sleep(0.005)
+        if sys.platform == "linux":
+            # Its lock file still counts while nobody has reaped it, which after a kill of the whole tree is
+            # up to init, and can take seconds.
+            (self.data / "postmaster.pid").unlink(missing_ok=True)
 
     def _processes(self) -> Iterator[int]:
         """Every process of Postgres works inside the data directory."""

@@ -1,16 +1,18 @@
 """Stores a local hub's secrets and people, once: what on a hosted project its owner does by hand.
 
-A process of its own, started by the supervisor when it is needed.
+A process of its own, started by the supervisor when it is needed. It is ready to begin while the migrations
+still run, and begins when its input ends.
 """
 
 import asyncio
 import os
+import sys
 from pathlib import Path
 
 import psycopg
 from psycopg import sql
 
-from emulator.auth import seed_user
+from emulator.auth.people import seed_user
 from emulator.migrations import PEOPLE
 from emulator.state import State, email
 
@@ -37,4 +39,5 @@ async def seed(state: State) -> None:
 
 
 if __name__ == "__main__":
+    sys.stdin.read()
     asyncio.run(seed(State(Path(os.environ["STATE_DIR"]))))

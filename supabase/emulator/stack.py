@@ -94,11 +94,14 @@ class Stack:
         self._bring_up_database()
         unfinished = {"sync": self.postgres.sync()} if self.postgres.is_new else {}
         url = self.state.database_url("postgres")
+        people = None if migrations.has_people(url) else self._start_seeding()
+        self.workers.start()
         invoke_secret = self.state.keys.hub_invoke_secret
         secrets = {"FUNCTIONS_URL": f"{self.url}/functions/v1", "HUB_INVOKE_SECRET": invoke_secret}
         migrations.migrate(url, REPOSITORY / "supabase", os.environ | secrets, say)
-        self.workers.start()
-        unfinished |= {"seeding": self._start_seeding()} if not migrations.has_people(url) else {}
+        if people is not None and people.stdin is not None:
+            people.stdin.close()
+            unfinished["seeding"] = people
         say(ready_screen(self.state, self.url))
         self._await_gateway()
         self._await(unfinished)
@@ -153,24 +156,33 @@ class Stack:
 
     def _start_gateway(self) -> Process:
         descriptor = self.listening.fileno()
-        return self._python("emulator.gateway", "gateway.log", "--fd", str(descriptor), pass_fds=[descriptor])
+        return self._python(
+            "emulator.gateway", "gateway.log", "--fd", str(descriptor), pass_fds=(descriptor,)
+        )
 
     def _start_workers(self) -> Process:
         return self._python("emulator.workers", "workers.log")
 
     def _start_seeding(self) -> Process:
-        return self._python("emulator.seeding", "seeding.log")
+        return self._python("emulator.seeding", "seeding.log", stdin=subprocess.PIPE)
 
-    def _python(self, module: str, log: str, *arguments: str, pass_fds: list[int] | None = None) -> Process:
+    def _python(
+        self,
+        module: str,
+        log: str,
+        *arguments: str,
+        pass_fds: tuple[int, ...] = (),
+        stdin: int = subprocess.DEVNULL,
+    ) -> Process:
         with (self.state.logs / log).open("ab") as output:
             return subprocess.Popen(
                 [sys.executable, "-m", module, *arguments],
                 cwd=REPOSITORY,
                 env=self._environment(),
-                stdin=subprocess.DEVNULL,
+                stdin=stdin,
                 stdout=output,
                 stderr=output,
-                pass_fds=pass_fds or [],
+                pass_fds=pass_fds,
                 start_new_session=True,
                 preexec_fn=die_with_parent(),
             )

@@ -80,9 +80,9 @@ class State:
     def postgres_port(self) -> int:
         return int(self.port_file.read_text())
 
-    def database_url(self, role: str) -> str:
+    def database_url(self, role: str, database: str = "postgres") -> str:
         password = self.keys.role_passwords[role]
-        return f"postgresql://{role}:{password}@127.0.0.1:{self.postgres_port}/postgres?sslmode=disable"
+        return f"postgresql://{role}:{password}@127.0.0.1:{self.postgres_port}/{database}?sslmode=disable"
 
     def open(self) -> None:
         """Make what is missing: the folder and, once, the keys."""

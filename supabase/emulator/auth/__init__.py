@@ -2,8 +2,3 @@
 
 What is here answers as hosted Auth does; the rest answers 501 and names the feature.
 """
-
-from emulator.auth.app import create_app
-from emulator.auth.people import seed_user
-
-__all__ = ["create_app", "seed_user"]

@@ -1,0 +1,16 @@
+"""Say whether the hub does its work: 200 when it does, 503 when something stands still.
+
+GET, for uptime checks and load balancers. Answers how long the oldest due delivery has waited, how many deliveries
+are dead, and how long ago the sweep last ran: a process that answers is not yet a hub that works.
+"""
+
+from typing import Any
+
+from shared import auth, db, settings
+from shared.endpoint import endpoint
+
+
+@endpoint(caller=auth.anyone, method="GET", needs=(settings.Database,))
+async def ready(_caller: None) -> tuple[dict[str, Any], int]:
+    state = await db.call("readiness")
+    return state, 200 if state["ready"] else 503
