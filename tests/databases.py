@@ -20,9 +20,17 @@ class Server:
     postgres: Postgres
 
     def fresh_database(self) -> "Database":
+        """As a new project has it."""
+        return self._create("postgres")
+
+    def empty_database(self) -> "Database":
+        """For a dump that brings everything, except the server's roles."""
+        return self._create("template0")
+
+    def _create(self, template: str) -> "Database":
         name = f"fresh_{uuid.uuid4().hex}"
-        statement = sql.SQL("create database {} template postgres owner postgres").format(
-            sql.Identifier(name)
+        statement = sql.SQL("create database {} template {} owner postgres").format(
+            sql.Identifier(name), sql.Identifier(template)
         )
         Database(self.postgres.state, "template1").rows(statement, role="supabase_admin")
         return Database(self.postgres.state, name)

@@ -259,3 +259,7 @@ grant select, delete, update, insert, references, truncate on cron.job_run_detai
 
 -- Hosted puts the extension into pg_catalog whatever `with schema` says; the control file could only refuse.
 update pg_extension set extnamespace = 'pg_catalog'::regnamespace where extname = 'pg_cron';
+
+-- A dump brings the jobs along, as the original's does.
+select pg_catalog.pg_extension_config_dump('cron.job', '');
+select pg_catalog.pg_extension_config_dump('cron.jobid_seq', '');
