@@ -64,7 +64,7 @@ immutable
 set search_path = ''
 as $$
   select encode(
-    int8send(((extract(epoch from at) * 1000)::bigint << 16) | 28672) || '\x8000000000000000'::bytea,
+    int8send((floor(extract(epoch from at) * 1000)::bigint << 16) | 28672) || '\x8000000000000000'::bytea,
     'hex')::uuid;
 $$;
 comment on function private.uuid_v7_floor is 'The smallest version 7 UUID of a time: the bound of a partition or of a search by time.';

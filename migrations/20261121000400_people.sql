@@ -167,7 +167,7 @@ end;
 $$;
 comment on function private.name_words is 'The words of a name, in lower case.';
 
--- "Jo Smith" agrees with "Smith, Jo" and with "Jo"; a missing name contradicts nobody.
+-- "Jo Smith" agrees with "Smith, Jo" and with "Jo"; no name agrees with no name only.
 create function private.names_agree(one text, other text)
 returns boolean
 language plpgsql
@@ -178,6 +178,9 @@ declare
   words text[] := private.name_words(one);
   other_words text[] := private.name_words(other);
 begin
+  if cardinality(words) = 0 or cardinality(other_words) = 0 then
+    return cardinality(words) = cardinality(other_words);
+  end if;
   return words <@ other_words or other_words <@ words;
 end;
 $$;

@@ -30,7 +30,8 @@ create table public.subscriptions (
   constraint subscriptions_name_unique unique (org_id, name),
   constraint subscriptions_agent foreign key (org_id, agent_id) references public.agents (org_id, id),
   constraint subscriptions_target_form check (target_kind <> 'function' or target ~ '^[a-z][a-z0-9-]{1,62}$'),
-  constraint subscriptions_max_attempts_range check (max_attempts between 1 and 50)
+  constraint subscriptions_max_attempts_range check (max_attempts between 1 and 50),
+  constraint subscriptions_retry_base_range check (retry_base between interval '0' and interval '1 hour')
 );
 comment on table public.subscriptions is 'A standing wish: bring events of these types to this function or URL.';
 comment on column public.subscriptions.event_types is 'Names, or patterns such as form.*';
@@ -159,9 +160,8 @@ create policy "admins change subscriptions" on public.subscriptions for update t
 
 alter table public.deliveries enable row level security;
 alter table public.deliveries force row level security;
--- Not the lease token: who reads it could settle in the holder's name.
-grant select (id, org_id, event_id, subscription_id, mode, status, attempts, run_at, order_key, leased_until, claimed_at,
-              last_error, result, effects_applied_at, created_at, updated_at) on public.deliveries to authenticated, service_role;
+-- The lease token too: only hub_service may settle, so it opens nothing for whoever reads it.
+grant select on public.deliveries to authenticated, service_role;
 create policy "members read deliveries" on public.deliveries for select to authenticated
   using (org_id in (select private.my_orgs('deliveries.read')));
 
@@ -234,6 +234,18 @@ comment on function private.make_kick_clock is 'Trigger: a target that can be ki
 create trigger subscriptions_kick_clock after insert or update of target on public.subscriptions
   for each row execute function private.make_kick_clock();
 
+create view private.willing_subscriptions as
+  select subscriptions.*
+  from public.subscriptions
+  join public.organizations on organizations.id = subscriptions.org_id
+  left join public.agents on agents.id = subscriptions.agent_id
+  where subscriptions.target_kind = 'function'
+    and not subscriptions.paused
+    and not organizations.paused
+    and organizations.closed_at is null
+    and (agents.id is null or agents.status in ('idle', 'running'));
+comment on view private.willing_subscriptions is 'Subscriptions whose deliveries a function may handle now: nothing about them is paused or closed.';
+
 create function private.kick(target text)
 returns boolean
 language plpgsql
@@ -245,7 +257,8 @@ declare
   now_ms bigint := extract(epoch from clock_timestamp()) * 1000;
 begin
   -- A target that was kicked this very moment lingers and will find this work too. If it does not, the sweep will.
-  if coalesce(pg_sequence_last_value(clock), 0) > now_ms - 100 then
+  -- A time in the future is a clock that was set back, or another server's.
+  if pg_sequence_last_value(clock) between now_ms - 100 and now_ms then
     return false;
   end if;
   perform setval(clock, now_ms);
@@ -274,6 +287,30 @@ end;
 $$;
 comment on function private.wants is 'Whether one of the patterns names this event type.';
 
+-- An agent never acts on what came of its own action, however many others stood between: that would not end.
+create function private.has_acted_on_cause(cause_id uuid, subscription_id uuid)
+returns boolean
+language plpgsql
+stable
+set search_path = ''
+as $$
+#variable_conflict use_column
+begin
+  return exists (
+    with recursive chain (id) as (
+      select has_acted_on_cause.cause_id
+      union all
+      select events.cause_id
+      from chain
+      join public.events on events.id = chain.id and events.cause_id is not null
+    )
+    select from chain
+    join public.deliveries on deliveries.event_id = chain.id
+    where deliveries.subscription_id = has_acted_on_cause.subscription_id);
+end;
+$$;
+comment on function private.has_acted_on_cause is 'Whether a subscription was delivered one of the events that led to this one.';
+
 -- security definer: whoever may write an event need not be able to write deliveries.
 create function private.dispatch_events()
 returns trigger
@@ -289,12 +326,12 @@ begin
     select fresh.org_id, fresh.id, subscriptions.id, case when subscriptions.ordered then fresh.contact_id end
     from fresh
     join public.subscriptions on subscriptions.org_id = fresh.org_id and private.wants(subscriptions.event_types, fresh.type)
+    where fresh.cause_id is null or not private.has_acted_on_cause(fresh.cause_id, subscriptions.id)
     returning subscription_id
   )
-  select array_agg(distinct subscriptions.target) into waiting
+  select array_agg(distinct willing.target) into waiting
   from made
-  join public.subscriptions on subscriptions.id = made.subscription_id
-  where subscriptions.target_kind = 'function' and not subscriptions.paused;
+  join private.willing_subscriptions as willing on willing.id = made.subscription_id;
 
   if waiting is not null then
     perform private.kick(target) from unnest(waiting) as target;
@@ -346,14 +383,14 @@ $$;
 comment on function private.bury_delivery is 'Give a delivery up: it stays with its error, an alert and an event say so.';
 
 -- Full jitter: a crowd that failed together does not come back together.
-create function private.retry_at(attempts integer, base interval, retry_after_seconds integer)
+create function private.retry_at(attempts integer, base interval, retry_after_seconds numeric)
 returns timestamptz
 language sql
 volatile
 set search_path = ''
 as $$
   select clock_timestamp() + greatest(
-    make_interval(secs => coalesce(retry_after_seconds, 0)),
+    make_interval(secs => greatest(0, least(coalesce(retry_after_seconds, 0), 86400))),
     random() * least(interval '1 hour', base * power(2, least(attempts - 1, 20))));
 $$;
 
@@ -369,16 +406,9 @@ declare
   batch jsonb;
 begin
   with willing as (
-    select subscriptions.id
-    from public.subscriptions
-    join public.organizations on organizations.id = subscriptions.org_id
-    left join public.agents on agents.id = subscriptions.agent_id
-    where subscriptions.target = claim_deliveries.target
-      and subscriptions.target_kind = 'function'
-      and not subscriptions.paused
-      and not organizations.paused
-      and organizations.closed_at is null
-      and (agents.id is null or agents.status in ('idle', 'running'))
+    select willing_subscriptions.id
+    from private.willing_subscriptions
+    where willing_subscriptions.target = claim_deliveries.target
     -- No tenant's backlog goes always first.
     order by random()
   ),
@@ -592,7 +622,7 @@ begin
       last_error = case when outcome = 'release' then deliveries.last_error else error end,
       attempts = deliveries.attempts - (outcome = 'release')::integer,
       run_at = case outcome
-        when 'retry' then private.retry_at(deliveries.attempts, wish.retry_base, (settlement ->> 'retry_after_seconds')::integer)
+        when 'retry' then private.retry_at(deliveries.attempts, wish.retry_base, (settlement ->> 'retry_after_seconds')::numeric)
         when 'release' then now()
         else deliveries.run_at end,
       status = case outcome
@@ -614,6 +644,7 @@ as $$
 declare
   settlement jsonb;
   status text;
+  rule text;
   results jsonb := '[]';
 begin
   -- Ordered, so that two batches lock in the same order.
@@ -624,9 +655,12 @@ begin
       when serialization_failure or deadlock_detected then
         raise;
       when others then
-        -- One that cannot be written must not take the others with it: it is tried again, then given up.
-        status := private.settle_delivery(
-          (settlement - 'effects' - 'result') || jsonb_build_object('outcome', 'retry', 'error', 'could not be settled: ' || sqlerrm));
+        -- One that cannot be written must not take the others with it: it is tried again, then given up. Postgres'
+        -- own words may quote what a customer wrote; its code and the rule's name do not.
+        get stacked diagnostics rule = constraint_name;
+        status := private.settle_delivery(jsonb_build_object(
+          'id', settlement -> 'id', 'lease_token', settlement -> 'lease_token', 'outcome', 'retry',
+          'error', concat_ws(' ', 'could not be settled:', sqlstate, nullif(rule, ''))));
     end;
     results := results || jsonb_build_object('id', settlement -> 'id', 'status', status);
   end loop;
@@ -656,28 +690,30 @@ begin
     for update of deliveries skip locked
   loop
     lapsed := lapsed + 1;
-    insert into public.delivery_attempts (org_id, delivery_id, attempt, outcome, error, started_at)
-    values (expired.org_id, expired.id, expired.attempts, 'lapsed', 'the lease ran out', expired.claimed_at);
-    if expired.attempts >= expired.max_attempts then
-      perform private.bury_delivery(expired.id, 'the lease ran out ' || expired.attempts || ' times');
-    else
-      update public.deliveries
-      set status = 'failed', lease_token = null, leased_until = null, last_error = 'the lease ran out',
-          run_at = case when expired.attempts = 1 then now() else private.retry_at(expired.attempts, expired.retry_base, 0) end
-      where deliveries.id = expired.id;
-    end if;
+    begin
+      insert into public.delivery_attempts (org_id, delivery_id, attempt, outcome, error, started_at)
+      values (expired.org_id, expired.id, expired.attempts, 'lapsed', 'the lease ran out', expired.claimed_at);
+      if expired.attempts >= expired.max_attempts then
+        perform private.bury_delivery(expired.id, 'the lease ran out ' || expired.attempts || ' times');
+      else
+        update public.deliveries
+        set status = 'failed', lease_token = null, leased_until = null, last_error = 'the lease ran out',
+            run_at = case when expired.attempts = 1 then now() else private.retry_at(expired.attempts, expired.retry_base, 0) end
+        where deliveries.id = expired.id;
+      end if;
+    exception when others then
+      -- One that cannot be taken back must not keep the others.
+      raise warning 'delivery % could not be taken back: %', expired.id, sqlstate;
+    end;
   end loop;
 
   select count(*) filter (where private.kick(waiting.target)) into kicked
   from (
-    select distinct subscriptions.target
-    from public.subscriptions
-    join public.organizations on organizations.id = subscriptions.org_id and not organizations.paused and organizations.closed_at is null
-    where subscriptions.target_kind = 'function'
-      and not subscriptions.paused
-      and exists (
+    select distinct willing.target
+    from private.willing_subscriptions as willing
+    where exists (
         select from public.deliveries
-        where deliveries.subscription_id = subscriptions.id
+        where deliveries.subscription_id = willing.id
           and deliveries.status in ('pending', 'failed')
           and deliveries.run_at <= now())
   ) as waiting;

@@ -1,7 +1,8 @@
 -- The audit log: who changed what, before and after, by trigger, in a chain that shows every later change.
 --
--- Each row carries the SHA-256 of itself and of the row before it in its organization. Nobody may update,
--- delete or truncate; an owner who switches the triggers off is found by private.verify_audit_log.
+-- Each row carries the SHA-256 of itself and of the row before it in its organization, and the last one's stands
+-- apart as the head. Nobody may update, delete or truncate; private.verify_audit_log finds what somebody did who
+-- switched the triggers off, unless they wrote the whole chain and its head anew.
 
 set lock_timeout = '5s';
 set statement_timeout = '60s';
@@ -23,6 +24,13 @@ create table public.audit_log (
 );
 comment on table public.audit_log is 'Who changed what; append-only, hash-chained per organization.';
 create index audit_log_resource_idx on public.audit_log (org_id, resource_type, resource_id, number desc);
+
+create table private.audit_heads (
+  org_id uuid primary key references public.organizations (id),
+  number bigint not null,
+  hash   bytea not null
+);
+comment on table private.audit_heads is 'The last entry of each organization''s audit log.';
 
 create trigger audit_log_append_only before update or delete on public.audit_log
   for each row execute function private.refuse_change();
@@ -56,19 +64,19 @@ as $$
 #variable_conflict use_column
 declare
   entry public.audit_log;
-  last record;
+  last private.audit_heads;
   person uuid := (select auth.uid());
 begin
   -- A chain has one end: writers of one organization take turns.
-  perform pg_advisory_xact_lock(hashtextextended('audit' || write_audit.org_id, 0));
-  select number, hash into last
-  from public.audit_log where audit_log.org_id = write_audit.org_id order by number desc limit 1;
+  insert into private.audit_heads (org_id, number, hash) values (write_audit.org_id, 0, '\x') on conflict do nothing;
+  select * into last from private.audit_heads where audit_heads.org_id = write_audit.org_id for update;
 
   entry := row(
-    write_audit.org_id, coalesce(last.number, 0) + 1, case when person is null then 'hub' else 'user' end, person,
+    write_audit.org_id, last.number + 1, case when person is null then 'hub' else 'user' end, person,
     write_audit.action, write_audit.resource_type, write_audit.resource_id, write_audit.before, write_audit.after, now(), '\x');
   entry.hash := private.audit_hash(last.hash, entry);
   insert into public.audit_log select entry.*;
+  update private.audit_heads set number = entry.number, hash = entry.hash where audit_heads.org_id = entry.org_id;
 end;
 $$;
 comment on function private.write_audit is 'Add an entry to an organization''s audit log.';
@@ -150,6 +158,15 @@ as $$
     where audit_log.org_id = verify_audit_log.org_id
     window turn as (order by audit_log.number)
   ) as chain
-  where not (chain.is_true and chain.is_next);
+  where not (chain.is_true and chain.is_next)
+  having min(chain.number) is not null
+  union all
+  select audit_heads.number
+  from private.audit_heads
+  where audit_heads.org_id = verify_audit_log.org_id
+    and not exists (
+      select from public.audit_log
+      where audit_log.org_id = audit_heads.org_id and audit_log.number = audit_heads.number and audit_log.hash = audit_heads.hash)
+  limit 1;
 $$;
 comment on function private.verify_audit_log is 'The number of the first entry that was changed, or before which one is missing; null when the log is whole.';

@@ -14,6 +14,8 @@ as $$
 declare
   unknown text;
   chosen uuid[];
+  statuses text[] := array(
+    select jsonb_array_elements_text(coalesce(filter -> 'statuses', '["failed", "dead"]')) except values ('pending'), ('running'));
 begin
   select key into unknown from jsonb_object_keys(filter) as key
   where key not in ('event_ids', 'types', 'statuses', 'since', 'until', 'site', 'contact_id') limit 1;
@@ -28,8 +30,7 @@ begin
   left join public.sites on sites.id = events.site_id
   where deliveries.org_id = any (orgs)
     and deliveries.mode = 'live'
-    and deliveries.status::text in (select jsonb_array_elements_text(coalesce(filter -> 'statuses', '["failed", "dead"]')))
-    and deliveries.status not in ('pending', 'running')
+    and deliveries.status::text = any (statuses)
     and (replay_deliveries.subscription is null or subscriptions.name = replay_deliveries.subscription)
     and (not filter ? 'event_ids' or events.id::text in (select jsonb_array_elements_text(filter -> 'event_ids')))
     and (not filter ? 'types' or events.type in (select jsonb_array_elements_text(filter -> 'types')))
@@ -39,9 +40,14 @@ begin
     and (not filter ? 'contact_id' or events.contact_id = (filter ->> 'contact_id')::uuid);
 
   if not dry_run then
-    update public.deliveries
-    set status = 'pending', attempts = 0, run_at = now()
-    where deliveries.id = any (chosen) and deliveries.status not in ('pending', 'running');
+    -- Asked again: meanwhile one of them may have been done, and was not asked for then.
+    with replayed as (
+      update public.deliveries
+      set status = 'pending', attempts = 0, run_at = now()
+      where deliveries.id = any (chosen) and deliveries.status::text = any (statuses)
+      returning deliveries.id
+    )
+    select array_agg(replayed.id) into chosen from replayed;
     update public.alerts set closed_at = now()
     where alerts.org_id = any (orgs) and alerts.kind = 'delivery_dead' and alerts.closed_at is null
       and alerts.subject in (select id::text from unnest(chosen) as id);

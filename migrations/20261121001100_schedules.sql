@@ -15,12 +15,12 @@ begin
   where deliveries.id = delivery_attempts.delivery_id
     and deliveries.status in ('done', 'skipped') and delivery_attempts.ended_at < now() - interval '90 days';
   delete from public.agent_memory where agent_memory.expires_at < now();
-  delete from cron.job_run_details where job_run_details.end_time < now() - interval '3 days';
+  delete from cron.job_run_details where coalesce(job_run_details.end_time, job_run_details.start_time) < now() - interval '3 days';
   delete from net._http_response where _http_response.created < now() - interval '6 hours';
 end;
 $$;
 comment on function private.prune_history is 'Remove what nobody asks for any more; open work is never touched.';
 
 select cron.schedule('sweep_deliveries', '5 seconds', $$select private.sweep_deliveries()$$);
-select cron.schedule('make_event_partitions', '10 1 * * *', $$select private.make_event_partitions()$$);
+select cron.schedule('make_event_partitions', '10 * * * *', $$select private.make_event_partitions()$$);
 select cron.schedule('prune_history', '20 * * * *', $$select private.prune_history()$$);

@@ -281,8 +281,14 @@ class Drain:
     async def _settle_apart(self, settlements: list[Settlement], error: Exception) -> None:
         """One of them cannot be written at all, as with a NUL in its result: the others go without it."""
         if len(settlements) > 1:
+            failed = None
             for settlement in settlements:
-                await self._settle([settlement])
+                try:
+                    await self._settle([settlement])
+                except HubError as problem:
+                    failed = problem
+            if failed:
+                raise failed
         elif "effects" in settlements[0] or "result" in settlements[0]:
             log.crash("unsettled", error, target=self._target, delivery=settlements[0]["id"])
             plain = {name: settlements[0][name] for name in ("id", "lease_token", "duration_ms")}

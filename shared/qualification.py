@@ -18,7 +18,7 @@ from shared.submissions import Submission
 # Enough of a text to judge it by; the rest costs time and changes nothing.
 READ_UP_TO = 4_000
 
-type Words = tuple[Annotated[str, Field(min_length=1)], ...]
+type Words = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)]
 
 
 class _Rule(BaseModel):

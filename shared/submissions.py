@@ -4,19 +4,21 @@ The form is kept as it came; a `Submission` is how it is read. Sites name their 
 (`Email`, `e-mail`, `your_email`): case and punctuation do not matter, and `_NAMES` lists the usual words.
 
 A person never sees, and so never fills, the fields `_gotcha`, `website_url` and `company_website`. A form in
-which one is filled is answered like any other and recorded as `submission.quarantined`, without a contact.
+which one is filled is accepted and recorded as `submission.quarantined`, without a contact.
 """
 
 import re
 from functools import lru_cache
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    ModelWrapValidatorHandler,
     SkipValidation,
     StringConstraints,
+    ValidationError,
     model_validator,
 )
 
@@ -77,18 +79,27 @@ class Submission(BaseModel):
     form: Annotated[dict[str, Any], SkipValidation]
     is_bot: bool
 
-    @model_validator(mode="before")
+    @model_validator(mode="wrap")
     @classmethod
-    def _read(cls, form: object) -> object:
+    def _read(cls, form: object, handler: ModelWrapValidatorHandler[Self]) -> Self:
         if not isinstance(form, dict):
-            return form
+            return handler(form)
         known: dict[str, Any] = {"form": form, "is_bot": False}
         for sent_as, value in form.items():
             name = _canonical(sent_as)
             if name is not None and value is not None and value != "":
                 known.setdefault(name, value)
-        known["is_bot"] = known.pop(_HONEYPOT, None) is not None
-        return known
+        honeypot = known.pop(_HONEYPOT, None)
+        known["is_bot"] = isinstance(honeypot, str) and bool(honeypot.strip())
+        try:
+            return handler(known)
+        except ValidationError as error:
+            # A shape or length that cannot be read is read as absent: the form is kept as it came, and whoever
+            # sent it will not send it again for being told.
+            unreadable = {
+                problem["loc"][0] for problem in error.errors(include_url=False, include_input=False)
+            }
+        return handler({name: value for name, value in known.items() if name not in unreadable})
 
     @property
     def full_name(self) -> str | None:

@@ -18,7 +18,7 @@ def test_thousands_of_submissions_survive_any_kill(own_hub: Any) -> None:
 
     assert crash.wait_until_still(own_hub)
     assert crash.violations(own_hub, history, SUBMISSIONS) == []
-    assert history.kills
+    assert SUBMISSIONS < 5000 or set(history.kills) == set(EVERYTHING)
     assert all(seconds < 1 for seconds in history.database_back_after)
 
 

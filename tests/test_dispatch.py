@@ -87,19 +87,52 @@ def expire_leases(hub: Any, target: str) -> None:
 
 
 def test_one_statement_rings_each_target_once(hub: Any, target: str) -> None:
-    before = hub.rows(
-        "select coalesce(pg_sequence_last_value(('private.kicked_' || md5(%s))::regclass), 0)", target
-    )[0][0]
-
-    emit(hub, target, count=100)
+    with psycopg.connect(hub.env["ADMIN_DATABASE_URL"]) as connection:
+        connection.execute(
+            "insert into public.events (org_id, type)"
+            " select id, %s from public.organizations, generate_series(1, 100) where slug = 'trades'",
+            [event_type(target)],
+        )
+        # Before the commit lets pg_net take it.
+        rung = connection.execute(
+            "select count(*) from net.http_request_queue where url like %s", [f"%/{target}"]
+        )
+        assert rung.fetchone() == (1,)
 
     assert statuses(hub, target) == ["pending"] * 100
-    after = hub.rows("select pg_sequence_last_value(('private.kicked_' || md5(%s))::regclass)", target)[0][0]
-    assert after > before
-    kicks = hub.rows("select count(*) from net._http_response as r where r.content like %s", f"%{target}%")[
-        0
-    ][0]
-    assert kicks <= 1
+
+
+def test_a_clock_that_was_set_back_does_not_keep_the_bell_silent(hub: Any, target: str) -> None:
+    hub.sql(
+        "select setval(('private.kicked_' || md5(%s))::regclass, (extract(epoch from now()) * 1000)::bigint + 3600000)",
+        target,
+    )
+
+    assert hub.rows("select private.kick(%s)", target) == [(True,)]
+
+
+def test_an_agent_does_not_act_on_what_came_of_its_own_action(
+    hub: Any, service: psycopg.Connection, target: str
+) -> None:
+    emit(hub, target)
+    echo = {"events": [{"type": event_type(target)}]}
+    settle(service, *(settlement(delivery, "done", effects=echo) for delivery in claim(service, target)))
+
+    assert claim(service, target) == []
+    assert hub.rows("select count(*) from public.events where type = %s", event_type(target)) == [(2,)]
+
+
+def test_what_cannot_be_waited_for_is_waited_for_a_day(
+    hub: Any, service: psycopg.Connection, target: str
+) -> None:
+    emit(hub, target, count=2)
+    first, second = claim(service, target)
+
+    endless = settlement(first, "retry", error="busy", retry_after_seconds=99_999_999_999)
+
+    assert sorted(settle(service, endless, settlement(second, "done"))) == ["done", "failed"]
+    with pytest.raises(psycopg.errors.CheckViolation):
+        hub.sql("update public.subscriptions set retry_base = '170000000 years' where name = %s", target)
 
 
 def test_ten_claimers_share_the_work_without_a_double(hub: Any, target: str) -> None:
@@ -277,6 +310,7 @@ def test_each_contacts_events_are_handled_in_order_and_one_at_a_time(
                         assert contact not in running
                         running.add(contact)
                         handled.setdefault(contact, []).append(delivery["event"]["id"])
+                    with guard:
                         running.discard(contact)
                     settle(connection, settlement(delivery, "done"))
 
@@ -420,3 +454,18 @@ def test_the_audit_log_shows_a_change_by_its_owner(own_hub: Any) -> None:
     own_hub.sql("update public.audit_log set actor_type = 'user' where number = 2")
 
     assert own_hub.rows(verify) == [(2,)]
+
+
+def test_what_the_default_partition_took_goes_where_it_belongs(own_hub: Any) -> None:
+    own_hub.sql("select cron.alter_job(jobid, active => false) from cron.job")
+    own_hub.sql(
+        "insert into public.events (id, org_id, type) select private.uuid_v7(now() + interval '5 months'), id, 'form.submitted'"
+        " from public.organizations where slug = 'trades'"
+    )
+    place = "select tableoid::regclass::text, (select count(*) from public.deliveries) from public.events"
+    assert own_hub.rows(place) == [("private.events_elsewhere", 1)]
+
+    own_hub.sql("select private.make_event_partitions(8)")
+
+    ((partition, deliveries),) = own_hub.rows(place)
+    assert (partition.startswith("private.events_2"), deliveries) == (True, 1)

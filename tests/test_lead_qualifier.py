@@ -148,15 +148,21 @@ def test_killed_while_it_handles_a_batch_it_still_acts_once_on_each(own_hub: Any
 def test_a_poisoned_form_dies_alone_and_comes_back_by_replay(own_hub: Any) -> None:
     own_hub.sql("update public.subscriptions set max_attempts = 2, retry_base = '0 seconds'")
     own_hub.sql(
-        "insert into public.events (org_id, type, data) select id, 'form.submitted', case when n = 5"
-        " then '{\"message\": {\"not\": \"a text\"}}'::jsonb else jsonb_build_object('message', 'form ' || n) end"
+        "create function private.poison() returns trigger language plpgsql as $$ begin"
+        " if exists (select from public.events where id = new.event_id and data ->> 'message' = 'form 5')"
+        " then raise exception 'poison'; end if; return new; end $$;"
+        " create trigger poison before insert on public.agent_actions for each row execute function private.poison()"
+    )
+    own_hub.sql(
+        "insert into public.events (org_id, type, data)"
+        " select id, 'form.submitted', jsonb_build_object('message', 'form ' || n)"
         " from public.organizations, generate_series(1, 10) as n where slug = 'trades'"
     )
 
     assert own_hub.until(lambda: own_hub.rows(UNFINISHED) == [(0,)], 30)
     dead = own_hub.rows("select id::text, last_error, attempts from public.deliveries where status = 'dead'")
     assert [attempts for _, _, attempts in dead] == [2]
-    assert "ValidationError" in dead[0][1]
+    assert dead[0][1] == "could not be settled: P0001"
     assert own_hub.rows("select count(*) from public.agent_actions") == [(9,)]
     assert own_hub.rows(
         "select count(*) from public.alerts where kind = 'delivery_dead' and subject = %s", dead[0][0]

@@ -41,10 +41,13 @@ Once, by hand:
 {secrets}
 
   SQL, as postgres:
-    alter role hub_service password '…';
+    alter role hub_service password '…';  -- DATABASE_URL: postgresql://hub_service.<ref>:…@<pooler host>:6543/postgres
     select vault.create_secret('{functions_url}', 'functions_url');
     select vault.create_secret('…', 'hub_invoke_secret');  -- equal to HUB_INVOKE_SECRET
     select private.set_site_secret('<site>', '…');  -- for each site
+
+  After each deployment, since pg_net hangs up after two seconds and a batch may take longer:
+    gcloud run services update <function that the hub calls> --no-cpu-throttling
 """
 
 
@@ -75,6 +78,7 @@ def main() -> int:
         print(*commands, checklist(manifest, environment), sep="\n\n")
         _say("Before it can be deployed, this is missing:", missing)
         return 0
+    print(f"{checklist(manifest, environment)}\n", flush=True)
     missing = missing or _missing_account()
     if missing:
         _say("Nothing was done. Missing:", missing)
@@ -85,7 +89,6 @@ def main() -> int:
         if status:
             print(f"\nStopped: this failed with status {status}.", file=sys.stderr)
             return status
-    print(f"\n{checklist(manifest, environment)}")
     return 0
 
 
