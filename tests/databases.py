@@ -47,7 +47,7 @@ class Database:
     def rows(self, query: str | sql.Composed, *values: Any, role: str = "postgres") -> list[tuple[Any, ...]]:
         with psycopg.connect(self.url(role), autocommit=True) as connection:
             cursor = connection.execute(query, values or None)
-            return cursor.fetchall() if cursor.description else []
+            return [] if cursor.description is None else cursor.fetchall()
 
 
 @contextlib.contextmanager

@@ -47,7 +47,7 @@ class Hub:
             )
             try:
                 cursor = connection.execute(query, named or values or None)
-                return cursor.fetchall() if cursor.description else []
+                return [] if cursor.description is None else cursor.fetchall()
             except psycopg.OperationalError:
                 # An idle connection may be one of before the database was killed.
                 if is_fresh or not connection.closed:
