@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from databases import Database, Server, running_server
-from hubs import Hub, running_hub, start_hub
+from hubs import Hub, new_state, running_hub, start_hub
 
 
 @pytest.fixture(scope="session")
@@ -15,13 +15,11 @@ def hub() -> Iterator[Hub]:
 
 
 @pytest.fixture(scope="session")
-def prepared_state(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def prepared_state() -> Iterator[Path]:
     """The state of a hub that was started once and stopped: a copy of it starts sooner than a new one."""
-    state = tmp_path_factory.mktemp("prepared") / "state"
-    for folder in state.parents[:3]:
-        folder.chmod(0o755)
-    start_hub(state).stop()
-    return state
+    with new_state() as state:
+        start_hub(state).stop()
+        yield state
 
 
 @pytest.fixture

@@ -139,12 +139,17 @@ def start_hub(state: Path, port: int = 0) -> Hub:
 
 
 @contextlib.contextmanager
-def running_hub(prepared: Path | None = None) -> Iterator[Hub]:
-    """A hub on a state of its own: a new one, or a copy of one that was prepared."""
+def new_state() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="hub-") as folder:
         # A database server that has stepped down from root must be able to pass through.
         Path(folder).chmod(0o755)
-        state = Path(folder) / "state"
+        yield Path(folder) / "state"
+
+
+@contextlib.contextmanager
+def running_hub(prepared: Path | None = None) -> Iterator[Hub]:
+    """A hub on a state of its own: a new one, or a copy of one that was prepared."""
+    with new_state() as state:
         if prepared:
             subprocess.run(["cp", "-a", prepared, state], check=True)
         hub = start_hub(state)

@@ -227,6 +227,59 @@ def test_a_served_qualifier_bundle_handles_what_waits(
 
 
 @pytest.mark.timeout(600)
+def test_a_function_told_to_stop_gives_back_what_it_holds(
+    installed: dict[str, Installed], silent_hub: Hub
+) -> None:
+    silent_hub.sql(
+        "insert into public.events (org_id, site_id, type, data)"
+        " select org_id, id, 'form.submitted', '{}' from public.sites, generate_series(1, 3000) where slug = 'prime'"
+    )
+    statuses = "select status::text, count(*) from public.deliveries group by status"
+
+    with installed["lead_qualifier"].served(silent_hub) as server, ThreadPoolExecutor() as pool:
+        kicked = pool.submit(
+            server.post, {"target": "lead-qualifier"}, apikey=silent_hub.env["HUB_INVOKE_SECRET"]
+        )
+        assert silent_hub.until(lambda: dict(silent_hub.rows(statuses)).get("done", 0) > 100)
+        os.kill(server.pid, signal.SIGTERM)
+        answer = kicked.result()
+
+    assert answer.status_code == 200
+    left = dict(silent_hub.rows(statuses))
+    assert left["pending"] > 0
+    assert left.keys() == {"pending", "done"}
+
+
+FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
+
+
+@pytest.mark.skipif(
+    FAKETIME is None, reason="NOT TESTED: a function's clock is moved by libfaketime (apt install faketime)"
+)
+@pytest.mark.parametrize("moved", ["-1h", "+1h"])
+@pytest.mark.timeout(600)
+def test_functions_with_a_wrong_clock_leave_right_times(
+    installed: dict[str, Installed], silent_hub: Hub, form: dict[str, Any], moved: str
+) -> None:
+    clock = {"LD_PRELOAD": str(FAKETIME), "FAKETIME": moved, "FAKETIME_NO_CACHE": "1"}
+    # What waits already must not be put before or behind by the clock of who takes it.
+    with installed["ingest_prime"].served(silent_hub, **clock) as server:
+        answer = server.post(form, **{"x-webhook-secret": silent_hub.env["PRIME_WEBHOOK_SECRET"]})
+    with installed["lead_qualifier"].served(silent_hub, **clock) as server:
+        kicked = server.post({"target": "lead-qualifier"}, apikey=silent_hub.env["HUB_INVOKE_SECRET"])
+
+    assert (answer.status_code, kicked.status_code) == (202, 200)
+    assert silent_hub.rows(
+        "select max(abs(extract(epoch from now() - at))) < 60, count(*) from public.events"
+        " join public.deliveries on deliveries.event_id = events.id"
+        " join public.agent_actions on agent_actions.delivery_id = deliveries.id"
+        " cross join lateral unnest(array[events.recorded_at, events.occurred_at, deliveries.run_at, deliveries.claimed_at,"
+        " agent_actions.created_at]) as at where events.id = %s",
+        answer.json()["event_id"],
+    ) == [(True, 5)]
+
+
+@pytest.mark.timeout(600)
 def test_two_workers_give_each_of_2400_callers_its_own_answer(
     installed: dict[str, Installed], silent_hub: Hub
 ) -> None:

@@ -98,7 +98,11 @@ def test_a_new_secret_is_found_and_wrong_ones_cannot_hammer_the_database(
 def test_a_person_is_known_by_their_token_with_their_organizations(hub: Any) -> None:
     person = shown(people.signed_in(), authorization=f"Bearer {token(hub, 'VIEWER')}")
 
-    rows = hub.rows("select user_id, org_id from public.memberships where role = 'viewer'")
+    rows = hub.rows(
+        "select memberships.user_id, memberships.org_id from public.memberships join auth.users on users.id = memberships.user_id"
+        " where users.email = %s",
+        hub.env["VIEWER_EMAIL"],
+    )
     assert [(person.id, *person.org_ids)] == rows
 
 
