@@ -42,9 +42,9 @@ PLANTED = {
         ["gateway"],
         "lead.qualified events",
         """
-        alter function private.apply_effects rename to apply_rest;
-        create function private.apply_effects(delivery public.deliveries, effects jsonb, duration_ms integer)
-        returns void language sql as $$ select private.apply_rest(delivery, effects - 'events', duration_ms) $$;
+        alter function private.settle_together rename to settle_rest;
+        create function private.settle_together(settlements jsonb) returns jsonb language sql as $$
+          select private.settle_rest(jsonb_agg(said #- '{effects,events}')) from jsonb_array_elements(settlements) as said $$;
         alter function hub.claim_deliveries rename to claim_rest;
         create function hub.claim_deliveries(target text, batch_size integer, lease_seconds integer)
         returns jsonb language plpgsql security definer as $$

@@ -1,0 +1,84 @@
+"""What a replay costs: ten thousand done deliveries go back in line and one function instance takes them all.
+
+The subscriber does nothing, so this is the price of the claim, the lease, the settling and the attempt's row.
+"""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from hubs import Hub, running_hub
+from shared import db, deliveries
+
+ROOT = Path(__file__).parents[2]
+EVENTS = 10_000
+
+
+async def do_nothing(_delivery: deliveries.Delivery) -> deliveries.Done:
+    return deliveries.Done()
+
+
+async def drain() -> None:
+    """The function's part, in a process of its own: its log goes where a deployed one's goes."""
+    done = 0
+    started = time.perf_counter()
+    while done < EVENTS:
+        done += (await deliveries.drain("nothing", do_nothing))["done"]
+    print(time.perf_counter() - started - sum(deliveries.LINGER), file=sys.stderr)
+    await db.close()
+
+
+def plant(hub: Hub) -> None:
+    """Events for a subscriber that the hub itself cannot reach, so that whoever drains has them all."""
+    hub.sql("select net.set_faults(lose => 1.0)")
+    hub.sql(
+        "insert into public.subscriptions (org_id, name, event_types, target)"
+        " select id, 'nothing', '{bench.happened}', 'nothing' from public.organizations"
+    )
+    hub.sql(
+        "insert into public.contacts (org_id, name) select id, 'P' from public.organizations, generate_series(1, 2000)"
+    )
+    hub.sql(
+        "insert into public.events (org_id, type, contact_id, data) select org_id, 'bench.happened', id, '{\"message\": \"as usual\"}'"
+        " from public.contacts, generate_series(1, %s / 2000)",
+        EVENTS,
+    )
+    hub.sql("update public.deliveries set status = 'done' where status <> 'done'")
+    hub.sql("vacuum analyze public.deliveries")
+
+
+def measure(hub: Hub) -> str:
+    plant(hub)
+    replay = (
+        'select private.replay_deliveries(array(select id from public.organizations), \'{"statuses": ["done"]}\','
+        " 'nothing', false)"
+    )
+    started = time.perf_counter()
+    [(replayed,)] = hub.rows(replay)
+    back_in_line = time.perf_counter() - started
+    assert replayed["matched"] == EVENTS
+    instance = subprocess.run(
+        [sys.executable, "-c", "import uvloop; from load import replay; uvloop.run(replay.drain())"],
+        env={
+            **os.environ,
+            "DATABASE_URL": hub.env["DATABASE_URL"],
+            "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}:{ROOT / 'supabase'}",
+        },
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    seconds = float(instance.stderr)
+    assert hub.rows("select count(*) from public.deliveries where status <> 'done'") == [(0,)]
+    return (
+        f"replay of {EVENTS:,}: back in line in {back_in_line:.2f} s, done in {seconds:.2f} s,"
+        f" {EVENTS / seconds:,.0f} deliveries/s through one instance"
+    )
+
+
+if __name__ == "__main__":
+    with running_hub() as hub:
+        print(measure(hub))
