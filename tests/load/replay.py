@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 from hubs import Hub, running_hub
+
 from shared import db, deliveries
 
 ROOT = Path(__file__).parents[2]
