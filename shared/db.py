@@ -22,7 +22,7 @@ import orjson
 from shared import settings
 from shared.errors import HubError, Unauthorized, Unavailable, Unprocessable
 
-POOL_SIZE = 4
+POOL_SIZE = 10
 CHECKOUT_TIMEOUT = 2.0
 CONNECT_TIMEOUT = 2.0
 CALL_TIMEOUT = 4.5
