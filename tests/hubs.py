@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psycopg
 from emulator.postgres import binaries, unprivileged_account
 from emulator.state import State
@@ -64,6 +65,38 @@ class Hub:
     def as_superuser(self, statements: str) -> None:
         with psycopg.connect(State(self.state).database_url("supabase_admin"), autocommit=True) as connection:
             connection.execute(statements)
+
+    def submit(self, site: str, form: dict[str, Any], **headers: str) -> dict[str, Any]:
+        """Post a form as the site itself does; answers what the hub said."""
+        secret = self.env[f"{site.upper()}_WEBHOOK_SECRET"]
+        answer = httpx.post(
+            f"{self.url}/functions/v1/ingest-{site}",
+            json=form,
+            headers={"x-webhook-secret": secret, **headers},
+            timeout=30,
+        )
+        return dict(answer.raise_for_status().json())
+
+    def token(self, who: str) -> str:
+        """The access token of one of the people in hub.env, signed in with their password."""
+        answer = httpx.post(
+            f"{self.url}/auth/v1/token?grant_type=password",
+            json={"email": self.env[f"{who}_EMAIL"], "password": self.env[f"{who}_PASSWORD"]},
+            headers={"apikey": self.env["SUPABASE_PUBLISHABLE_KEY"]},
+        )
+        return str(answer.raise_for_status().json()["access_token"])
+
+    def rpc(self, function: str, who: str = "OPERATOR", **arguments: Any) -> httpx.Response:
+        """Call a function over REST, as one of the people."""
+        return httpx.post(
+            f"{self.url}/rest/v1/rpc/{function}",
+            json=arguments,
+            headers={
+                "apikey": self.env["SUPABASE_PUBLISHABLE_KEY"],
+                "authorization": f"Bearer {self.token(who)}",
+            },
+            timeout=30,
+        )
 
     def until(self, is_so: Callable[[], bool], seconds: float = 20) -> bool:
         """Whether it came true in time; a database that is away just now counts as not yet."""

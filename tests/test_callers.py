@@ -5,7 +5,6 @@ import uuid
 from collections.abc import Awaitable
 from typing import Any
 
-import httpx
 import pytest
 
 from shared import db, people, sites
@@ -33,15 +32,6 @@ async def closing[Result](work: Awaitable[Result]) -> Result:
         return await work
     finally:
         await db.close()
-
-
-def token(hub: Any, who: str) -> str:
-    answer = httpx.post(
-        f"{hub.url}/auth/v1/token?grant_type=password",
-        json={"email": hub.env[f"{who}_EMAIL"], "password": hub.env[f"{who}_PASSWORD"]},
-        headers={"apikey": hub.env["SUPABASE_PUBLISHABLE_KEY"]},
-    )
-    return str(answer.raise_for_status().json()["access_token"])
 
 
 def test_a_site_is_known_by_its_secret(hub: Any) -> None:
@@ -96,7 +86,7 @@ def test_a_new_secret_is_found_and_wrong_ones_cannot_hammer_the_database(
 
 
 def test_a_person_is_known_by_their_token_with_their_organizations(hub: Any) -> None:
-    person = shown(people.signed_in(), authorization=f"Bearer {token(hub, 'VIEWER')}")
+    person = shown(people.signed_in(), authorization=f"Bearer {hub.token('VIEWER')}")
 
     rows = hub.rows(
         "select memberships.user_id, memberships.org_id from public.memberships join auth.users on users.id = memberships.user_id"
@@ -107,7 +97,7 @@ def test_a_person_is_known_by_their_token_with_their_organizations(hub: Any) -> 
 
 
 def test_a_role_is_asked_of_our_own_table(hub: Any) -> None:
-    signed_in = f"Bearer {token(hub, 'VIEWER')}"
+    signed_in = f"Bearer {hub.token('VIEWER')}"
 
     assert shown(people.signed_in(role="viewer"), authorization=signed_in)
     with pytest.raises(Forbidden):
@@ -118,7 +108,7 @@ def test_a_role_is_asked_of_our_own_table(hub: Any) -> None:
     "forged", ["", "Bearer", "Bearer x.y.z", "Basic eDp5", "Bearer {key}", "Bearer {cut}", "{token}"]
 )
 def test_any_other_token_is_refused_alike(hub: Any, forged: str) -> None:
-    real = token(hub, "ADMIN")
+    real = hub.token("ADMIN")
     key = hub.env["SUPABASE_PUBLISHABLE_KEY"]
     sent = forged.format(key=key, token=real, cut=real[:-6] + "AAAAAA")
 

@@ -173,7 +173,7 @@ def test_a_poisoned_form_dies_alone_and_comes_back_by_replay(own_hub: Any) -> No
         f"{own_hub.url}/rest/v1/rpc/replay_events", json={"dry_run": False}, headers=headers
     )
 
-    assert replayed.json() == {"matched": 1, "dry_run": False}
+    assert replayed.json()["matched"] == 1
     assert own_hub.until(
         lambda: (
             own_hub.rows("select count(*) from public.delivery_attempts where delivery_id = %s", dead[0][0])

@@ -33,6 +33,7 @@ READERS = {
     "subscriptions": STAFF,
     "deliveries": STAFF,
     "delivery_attempts": STAFF,
+    "replays": STAFF,
     "alerts": STAFF,
     "audit_log": {"admin"},
 }
@@ -118,6 +119,7 @@ class Tenant:
             "select private.bury_delivery(id, 'test') from public.deliveries where org_id = %s and status = 'pending'",
             self.id,
         )
+        hub.sql("select private.rehearse_events(%s, '{}', 'qualifier', 1, false)", self.id)
         people = dict(
             hub.rows("select role::text, user_id from public.memberships where org_id = %s", self.id)
         )

@@ -1,0 +1,537 @@
+-- Replays: what was asked, what came of it; and shadow runs, which decide about past events without effects.
+--
+-- A replay is a row and its deliveries point to it, so its progress is a count and a kill changes nothing. A shadow
+-- delivery is claimed like any other, after all live ones; what it would have changed stays in its result.
+
+set lock_timeout = '5s';
+set statement_timeout = '60s';
+
+create table public.replays (
+  id           uuid primary key default private.uuid_v7(),
+  org_id       uuid not null references public.organizations (id),
+  mode         public.delivery_mode not null,
+  filter       jsonb not null,
+  subscription text,
+  version_id   uuid,
+  asked_by     uuid,
+  matched      integer not null,
+  created_at   timestamptz not null default now(),
+
+  constraint replays_of_org unique (org_id, id),
+  constraint replays_version foreign key (org_id, version_id) references public.agent_versions (org_id, id) on delete cascade
+);
+comment on table public.replays is 'Who put what back in line, or had a version decide about the past.';
+create index replays_list_idx on public.replays (org_id, id desc);
+create index replays_version_idx on public.replays (org_id, version_id);
+
+alter table public.deliveries
+  add column replay_id uuid,
+  add column version_id uuid,
+  add constraint deliveries_replay foreign key (org_id, replay_id) references public.replays (org_id, id) not valid,
+  add constraint deliveries_version foreign key (org_id, version_id) references public.agent_versions (org_id, id) on delete cascade not valid;
+comment on column public.deliveries.replay_id is 'The last replay that put it in line.';
+comment on column public.deliveries.version_id is 'The version that shall decide; without one, the published.';
+
+create unique index deliveries_once_per_rehearsal on public.deliveries (replay_id, event_id, subscription_id) where mode = 'shadow';
+create index deliveries_replay_idx on public.deliveries (org_id, replay_id) where replay_id is not null;
+create index deliveries_version_idx on public.deliveries (org_id, version_id) where version_id is not null;
+create index deliveries_given_up_idx on public.deliveries (org_id, subscription_id, id) where status in ('failed', 'dead');
+-- A rehearsal of ten thousand events must not stand before one live delivery.
+drop index public.deliveries_due_idx;
+create index deliveries_due_idx on public.deliveries (subscription_id, run_at) where status in ('pending', 'failed') and mode = 'live';
+create index deliveries_rehearsed_idx on public.deliveries (subscription_id, run_at) where status in ('pending', 'failed') and mode = 'shadow';
+
+alter table public.replays enable row level security;
+alter table public.replays force row level security;
+grant select on public.replays to authenticated, service_role;
+create policy "members read replays" on public.replays for select to authenticated
+  using (org_id in (select private.my_orgs('deliveries.read')));
+
+create or replace function hub.claim_deliveries(target text, batch_size integer default 10, lease_seconds integer default 20)
+returns jsonb
+language plpgsql
+security definer
+set search_path = ''
+as $$
+declare
+  batch jsonb;
+  wanted integer := least(claim_deliveries.batch_size, 100);
+begin
+  with willing as (
+    select willing_subscriptions.id
+    from private.willing_subscriptions
+    where willing_subscriptions.target = claim_deliveries.target
+    -- No tenant's backlog goes always first.
+    order by random()
+  ),
+  live as (
+    select next.id
+    from willing
+    cross join lateral (
+      select deliveries.id
+      from public.deliveries
+      where deliveries.subscription_id = willing.id
+        and deliveries.status in ('pending', 'failed')
+        and deliveries.mode = 'live'
+        and deliveries.run_at <= now()
+        and (deliveries.order_key is null or not exists (
+          select from public.deliveries as earlier
+          where earlier.subscription_id = deliveries.subscription_id
+            and earlier.order_key = deliveries.order_key
+            and earlier.id < deliveries.id
+            and earlier.status in ('pending', 'failed', 'running')))
+      order by deliveries.run_at
+      limit wanted
+      for update of deliveries skip locked
+    ) as next
+    limit wanted
+  ),
+  rehearsed as (
+    select next.id
+    from willing
+    cross join lateral (
+      select deliveries.id
+      from public.deliveries
+      where deliveries.subscription_id = willing.id
+        and deliveries.status in ('pending', 'failed')
+        and deliveries.mode = 'shadow'
+        and deliveries.run_at <= now()
+      order by deliveries.run_at
+      limit wanted
+      for update of deliveries skip locked
+    ) as next
+    limit wanted - (select count(*) from live)
+  ),
+  claimed as (
+    update public.deliveries
+    set status = 'running',
+        attempts = deliveries.attempts + 1,
+        lease_token = gen_random_uuid(),
+        claimed_at = clock_timestamp(),
+        leased_until = clock_timestamp() + make_interval(secs => least(claim_deliveries.lease_seconds, 600))
+    from (select live.id from live union all select rehearsed.id from rehearsed) as due
+    where deliveries.id = due.id
+    returning deliveries.*
+  )
+  select coalesce(jsonb_agg(jsonb_build_object(
+    'id', claimed.id,
+    'lease_token', claimed.lease_token,
+    'attempt', claimed.attempts,
+    'mode', claimed.mode,
+    'subscription', subscriptions.name,
+    'org_id', claimed.org_id,
+    'event', jsonb_build_object(
+      'id', events.id, 'type', events.type, 'site_id', events.site_id, 'site', sites.slug, 'contact_id', events.contact_id,
+      'subject_type', events.subject_type, 'subject_id', events.subject_id, 'source', events.source,
+      'data', events.data, 'trace_id', events.trace_id, 'occurred_at', events.occurred_at),
+    'contact', case when contacts.id is not null then jsonb_build_object(
+      'id', contacts.id, 'name', contacts.name, 'is_repeat', history.earlier > 0, 'earlier_events', history.earlier) end,
+    'agent', case when agents.id is not null then jsonb_build_object(
+      'id', agents.id, 'name', agents.name, 'version_id', versions.id, 'version', versions.version, 'config', versions.config) end,
+    'memory', coalesce(memory.facts, '{}')
+  ) order by claimed.run_at), '[]')
+  into batch
+  from claimed
+  join public.subscriptions on subscriptions.id = claimed.subscription_id
+  join public.events on events.id = claimed.event_id
+  left join public.sites on sites.id = events.site_id
+  left join public.contacts on contacts.id = events.contact_id
+  left join public.agents on agents.id = subscriptions.agent_id
+  left join public.agent_versions as versions on versions.agent_id = agents.id
+    and case when claimed.version_id is null then versions.status = 'published' else versions.id = claimed.version_id end
+  cross join lateral (
+    select count(*) as earlier
+    from (
+      select from public.events as before
+      where before.org_id = events.org_id and before.contact_id = events.contact_id and before.id < events.id
+        and before.type = events.type
+      limit 50
+    ) as seen
+  ) as history
+  -- What was remembered before this happened: a replay and a rehearsal see what the first handling saw, or less.
+  left join lateral (
+    select jsonb_object_agg(agent_memory.key, agent_memory.value) as facts
+    from public.agent_memory
+    where agent_memory.agent_id = agents.id
+      and agent_memory.subject_type = 'contact'
+      and agent_memory.subject_id = events.contact_id
+      and coalesce(agent_memory.source_event_id < events.id, true)
+      and coalesce(agent_memory.expires_at, 'infinity') > now()
+  ) as memory on true;
+  return batch;
+end;
+$$;
+
+create or replace function private.sweep_deliveries()
+returns jsonb
+language plpgsql
+set search_path = ''
+as $$
+declare
+  expired record;
+  lapsed integer := 0;
+  kicked integer;
+begin
+  for expired in
+    select deliveries.id, deliveries.org_id, deliveries.attempts, deliveries.claimed_at, subscriptions.max_attempts, subscriptions.retry_base
+    from public.deliveries
+    join public.subscriptions on subscriptions.id = deliveries.subscription_id
+    where deliveries.status = 'running' and deliveries.leased_until < now()
+    order by deliveries.id
+    limit 1000
+    for update of deliveries skip locked
+  loop
+    lapsed := lapsed + 1;
+    begin
+      insert into public.delivery_attempts (org_id, delivery_id, attempt, outcome, error, started_at)
+      values (expired.org_id, expired.id, expired.attempts, 'lapsed', 'the lease ran out', expired.claimed_at);
+      if expired.attempts >= expired.max_attempts then
+        perform private.bury_delivery(expired.id, 'the lease ran out ' || expired.attempts || ' times');
+      else
+        update public.deliveries
+        set status = 'failed', lease_token = null, leased_until = null, last_error = 'the lease ran out',
+            run_at = case when expired.attempts = 1 then now() else private.retry_at(expired.attempts, expired.retry_base, 0) end
+        where deliveries.id = expired.id;
+      end if;
+    exception when others then
+      -- One that cannot be taken back must not keep the others.
+      raise warning 'delivery % could not be taken back: %', expired.id, sqlstate;
+    end;
+  end loop;
+
+  select count(*) filter (where private.kick(waiting.target)) into kicked
+  from (
+    select distinct willing.target
+    from private.willing_subscriptions as willing
+    where exists (
+        select from public.deliveries
+        where deliveries.subscription_id = willing.id and deliveries.status in ('pending', 'failed')
+          and deliveries.mode = 'live' and deliveries.run_at <= now())
+      or exists (
+        select from public.deliveries
+        where deliveries.subscription_id = willing.id and deliveries.status in ('pending', 'failed')
+          and deliveries.mode = 'shadow' and deliveries.run_at <= now())
+  ) as waiting;
+  return jsonb_build_object('lapsed', lapsed, 'kicked', kicked);
+end;
+$$;
+
+drop function public.replay_events(jsonb, text, boolean);
+drop function private.replay_my_events(jsonb, text, boolean);
+drop function private.replay_deliveries(uuid[], jsonb, text, boolean);
+
+create function private.check_replay_filter(filter jsonb)
+returns void
+language plpgsql
+immutable
+set search_path = ''
+as $$
+declare
+  unknown text;
+begin
+  select key into unknown from jsonb_object_keys(filter) as key
+  where key not in ('event_ids', 'types', 'statuses', 'since', 'until', 'site', 'contact_id', 'limit') limit 1;
+  if unknown is not null then
+    perform private.fail(422, 'unknown_filter', 'There is no filter ' || unknown || '.');
+  end if;
+end;
+$$;
+comment on function private.check_replay_filter is 'Refuse a filter that would silently not filter.';
+grant execute on function private.check_replay_filter to authenticated, service_role;
+
+create function private.replay_statuses(filter jsonb)
+returns public.delivery_status[]
+language sql
+immutable
+set search_path = ''
+as $$
+  select array(
+    select jsonb_array_elements_text(coalesce(filter -> 'statuses', '["failed", "dead"]')) except values ('pending'), ('running')
+  )::public.delivery_status[];
+$$;
+comment on function private.replay_statuses is 'Only what failed or died, unless the filter names other statuses; what waits or runs never.';
+
+create function private.chosen_for_replay(org_id uuid, filter jsonb, subscription text)
+returns setof public.deliveries
+language sql
+stable
+set search_path = ''
+as $$
+  select deliveries.*
+  from public.deliveries
+  join public.events on events.id = deliveries.event_id
+  join public.subscriptions on subscriptions.id = deliveries.subscription_id
+  left join public.sites on sites.id = events.site_id
+  where deliveries.org_id = chosen_for_replay.org_id
+    and deliveries.mode = 'live'
+    and deliveries.status = any (private.replay_statuses(filter))
+    and (chosen_for_replay.subscription is null or subscriptions.name = chosen_for_replay.subscription)
+    and (not filter ? 'event_ids' or events.id::text in (select jsonb_array_elements_text(filter -> 'event_ids')))
+    and (not filter ? 'types' or events.type in (select jsonb_array_elements_text(filter -> 'types')))
+    and (not filter ? 'since' or events.id >= private.uuid_v7_floor((filter ->> 'since')::timestamptz))
+    and (not filter ? 'until' or events.id < private.uuid_v7_floor((filter ->> 'until')::timestamptz))
+    and (not filter ? 'site' or sites.slug = filter ->> 'site')
+    and (not filter ? 'contact_id' or events.contact_id = (filter ->> 'contact_id')::uuid)
+  order by deliveries.id
+  limit (filter ->> 'limit')::integer;
+$$;
+comment on function private.chosen_for_replay is 'The deliveries that a filter means.';
+
+create function private.replay_deliveries(org_id uuid, filter jsonb, subscription text, dry_run boolean)
+returns jsonb
+language plpgsql
+set search_path = ''
+as $$
+declare
+  chosen uuid[];
+  replay uuid;
+  wishes uuid[];
+  matched integer;
+begin
+  chosen := array(select id from private.chosen_for_replay(replay_deliveries.org_id, filter, replay_deliveries.subscription));
+  if dry_run or cardinality(chosen) = 0 then
+    return jsonb_build_object('matched', cardinality(chosen));
+  end if;
+
+  insert into public.replays (org_id, mode, filter, subscription, asked_by, matched)
+  values (replay_deliveries.org_id, 'live', filter, replay_deliveries.subscription, (select auth.uid()), cardinality(chosen))
+  returning id into replay;
+  -- Asked again: meanwhile one of them may have been done, and was not asked for then.
+  with replayed as (
+    update public.deliveries
+    set status = 'pending', attempts = 0, run_at = now(), replay_id = replay
+    where deliveries.id = any (chosen) and deliveries.status = any (private.replay_statuses(filter))
+    returning deliveries.id, deliveries.subscription_id
+  )
+  select array_agg(replayed.id), array_agg(distinct replayed.subscription_id), count(*) into chosen, wishes, matched from replayed;
+  update public.alerts set closed_at = now()
+  where alerts.org_id = replay_deliveries.org_id and alerts.kind = 'delivery_dead' and alerts.closed_at is null
+    and alerts.subject in (select id::text from unnest(chosen) as id);
+  perform private.write_audit(replay_deliveries.org_id, 'replay', 'deliveries', coalesce(replay_deliveries.subscription, '*'), null,
+    jsonb_build_object('replay_id', replay, 'filter', filter, 'deliveries', matched));
+  perform private.kick(waiting.target)
+  from (select distinct target from private.willing_subscriptions where id = any (wishes)) as waiting;
+  return jsonb_build_object('matched', matched, 'replay_id', replay);
+end;
+$$;
+comment on function private.replay_deliveries is 'Put deliveries back in line. Effects that happened do not happen again.';
+
+create function private.rehearse_events(org_id uuid, filter jsonb, subscription text, version integer, dry_run boolean)
+returns jsonb
+language plpgsql
+set search_path = ''
+as $$
+declare
+  wish public.subscriptions;
+  brain uuid;
+  chosen uuid[];
+  replay uuid;
+begin
+  if filter ? 'statuses' then
+    perform private.fail(422, 'unknown_filter', 'A shadow run takes events as they came; it has no statuses.');
+  end if;
+  select * into wish from public.subscriptions
+  where subscriptions.org_id = rehearse_events.org_id and subscriptions.name = rehearse_events.subscription
+    and subscriptions.agent_id is not null;
+  if not found then
+    return null;
+  end if;
+  select id into brain from public.agent_versions as versions
+  where versions.agent_id = wish.agent_id
+    and case when rehearse_events.version is null then versions.status = 'published' else versions.version = rehearse_events.version end;
+  if brain is null then
+    perform private.fail(404, 'unknown_version', 'This agent has no such version.');
+  end if;
+
+  chosen := array(
+    select events.id
+    from public.events
+    left join public.sites on sites.id = events.site_id
+    where events.org_id = rehearse_events.org_id
+      and private.wants(wish.event_types, events.type)
+      and (events.cause_id is null or not private.has_acted_on_cause(events.cause_id, wish.id))
+      and (not filter ? 'event_ids' or events.id::text in (select jsonb_array_elements_text(filter -> 'event_ids')))
+      and (not filter ? 'types' or events.type in (select jsonb_array_elements_text(filter -> 'types')))
+      and (not filter ? 'since' or events.id >= private.uuid_v7_floor((filter ->> 'since')::timestamptz))
+      and (not filter ? 'until' or events.id < private.uuid_v7_floor((filter ->> 'until')::timestamptz))
+      and (not filter ? 'site' or sites.slug = filter ->> 'site')
+      and (not filter ? 'contact_id' or events.contact_id = (filter ->> 'contact_id')::uuid)
+    order by events.id desc
+    limit coalesce((filter ->> 'limit')::integer, 1000));
+  if dry_run or cardinality(chosen) = 0 then
+    return jsonb_build_object('matched', cardinality(chosen));
+  end if;
+
+  insert into public.replays (org_id, mode, filter, subscription, version_id, asked_by, matched)
+  values (rehearse_events.org_id, 'shadow', filter, wish.name, brain, (select auth.uid()), cardinality(chosen))
+  returning id into replay;
+  insert into public.deliveries (org_id, event_id, subscription_id, mode, replay_id, version_id)
+  select wish.org_id, event_id, wish.id, 'shadow', replay, brain from unnest(chosen) as event_id;
+  perform private.kick(willing.target) from private.willing_subscriptions as willing where willing.id = wish.id;
+  return jsonb_build_object('matched', cardinality(chosen), 'replay_id', replay);
+end;
+$$;
+comment on function private.rehearse_events is 'Let a version of an agent decide about past events, without effects: the latest 1000 unless the filter has a limit. Null where no agent has such a subscription.';
+
+-- security definer: who may replay is asked here, by the caller's own permission.
+create function private.replay_my_events(filter jsonb, subscription text, mode text, version integer, dry_run boolean)
+returns jsonb
+language plpgsql
+security definer
+set search_path = ''
+as $$
+declare
+  organization uuid;
+  replayed jsonb;
+  ids jsonb := '[]';
+  matched integer := 0;
+  is_known boolean := false;
+begin
+  perform private.check_replay_filter(filter);
+  if mode not in ('live', 'shadow') then
+    perform private.fail(422, 'unknown_mode', 'The mode is live or shadow.');
+  end if;
+  if mode = 'live' and version is not null then
+    perform private.fail(422, 'version_in_live_mode', 'Live deliveries are handled by the published version.');
+  end if;
+
+  for organization in
+    select organizations.id from public.organizations where (select auth.role()) = 'service_role'
+    union
+    select private.my_orgs('events.replay')
+  loop
+    replayed := case mode
+      when 'live' then private.replay_deliveries(organization, filter, subscription, dry_run)
+      else private.rehearse_events(organization, filter, subscription, version, dry_run) end;
+    matched := matched + coalesce((replayed ->> 'matched')::integer, 0);
+    is_known := is_known or replayed is not null;
+    ids := ids || coalesce(replayed -> 'replay_id', '[]');
+  end loop;
+  if organization is null then
+    perform private.fail(403, 'not_permitted', 'Your role may not replay events.');
+  end if;
+  if not is_known then
+    perform private.fail(422, 'unknown_subscription', 'A shadow run needs the name of an agent''s subscription.');
+  end if;
+  return jsonb_build_object('matched', matched, 'dry_run', dry_run, 'mode', mode, 'replay_ids', ids);
+end;
+$$;
+comment on function private.replay_my_events is 'Replay within the caller''s organizations.';
+grant execute on function private.replay_my_events to authenticated, service_role;
+
+create function public.replay_events(
+  filter jsonb default '{}', subscription text default null, mode text default 'live', version integer default null, dry_run boolean default true)
+returns jsonb
+language sql
+set search_path = ''
+as $$
+  select private.replay_my_events(filter, subscription, mode, version, dry_run);
+$$;
+comment on function public.replay_events is 'Deliver again what failed, or (mode shadow) let a version decide about past events without effects. Filter: event_ids, types, statuses, since, until, site, contact_id, limit. A dry run unless told otherwise.';
+grant execute on function public.replay_events to authenticated, service_role;
+
+create function public.replay_progress(replay_id uuid)
+returns jsonb
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+  replay public.replays;
+begin
+  select * into replay from public.replays where replays.id = replay_progress.replay_id;
+  if not found then
+    perform private.fail(404, 'unknown_replay', 'There is no such replay.');
+  end if;
+  return (
+    with its as (
+      select deliveries.* from public.deliveries
+      where deliveries.org_id = replay.org_id and deliveries.replay_id = replay.id
+    )
+    select jsonb_build_object(
+      'replay_id', replay.id, 'mode', replay.mode, 'matched', replay.matched,
+      'done', count(*) filter (where its.status in ('done', 'skipped')),
+      'waiting', count(*) filter (where its.status in ('pending', 'running', 'failed')),
+      'dead', count(*) filter (where its.status = 'dead'),
+      'is_over', count(*) filter (where its.status in ('pending', 'running', 'failed')) = 0,
+      'failed', coalesce((
+        select jsonb_agg(jsonb_build_object(
+          'delivery_id', worst.id, 'event_id', worst.event_id, 'status', worst.status, 'attempts', worst.attempts, 'error', worst.last_error))
+        from (select * from its where its.status in ('failed', 'dead') order by its.id limit 100) as worst), '[]'))
+    from its);
+end;
+$$;
+comment on function public.replay_progress is 'How far a replay is, and the first hundred that failed.';
+grant execute on function public.replay_progress to authenticated, service_role;
+
+create function private.rehearsed(agent_id uuid, version integer)
+returns table (event_id uuid, decision text, score integer, confidence numeric, reasons text[])
+language sql
+stable
+set search_path = ''
+as $$
+  select distinct on (deliveries.event_id)
+    deliveries.event_id,
+    deliveries.result #>> '{effects,action,decision}',
+    (deliveries.result #>> '{effects,lead,score}')::integer,
+    (deliveries.result #>> '{effects,action,confidence}')::numeric,
+    array(select jsonb_array_elements_text(coalesce(deliveries.result #> '{effects,action,reasons}', '[]')))
+  from public.agent_versions as versions
+  join public.deliveries on deliveries.org_id = versions.org_id and deliveries.version_id = versions.id
+  where versions.agent_id = rehearsed.agent_id and versions.version = rehearsed.version
+    and deliveries.mode = 'shadow' and deliveries.status = 'done'
+  order by deliveries.event_id, deliveries.id desc;
+$$;
+comment on function private.rehearsed is 'What a version decided in its latest shadow run about each event.';
+grant execute on function private.rehearsed to authenticated, service_role;
+
+create function public.compare_versions(agent text, a integer, b integer, filter jsonb default '{}')
+returns jsonb
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+  compared uuid;
+begin
+  perform private.check_replay_filter(filter);
+  select agents.id into compared from public.agents where agents.name = compare_versions.agent;
+  if compared is null then
+    perform private.fail(404, 'unknown_agent', 'There is no such agent.');
+  end if;
+  return (
+    with pairs as (
+      select
+        events.id as event_id, events.type, contacts.name as contact,
+        before.decision as was, after.decision as would_be, before.score as score, after.score as new_score,
+        array(select unnest(before.reasons) except select unnest(after.reasons)) as reasons_gone,
+        array(select unnest(after.reasons) except select unnest(before.reasons)) as reasons_new
+      from private.rehearsed(compared, a) as before
+      join private.rehearsed(compared, b) as after on after.event_id = before.event_id
+      join public.events on events.id = before.event_id
+      left join public.sites on sites.id = events.site_id
+      left join public.contacts on contacts.id = events.contact_id
+      where (not filter ? 'event_ids' or events.id::text in (select jsonb_array_elements_text(filter -> 'event_ids')))
+        and (not filter ? 'types' or events.type in (select jsonb_array_elements_text(filter -> 'types')))
+        and (not filter ? 'since' or events.id >= private.uuid_v7_floor((filter ->> 'since')::timestamptz))
+        and (not filter ? 'until' or events.id < private.uuid_v7_floor((filter ->> 'until')::timestamptz))
+        and (not filter ? 'site' or sites.slug = filter ->> 'site')
+        and (not filter ? 'contact_id' or events.contact_id = (filter ->> 'contact_id')::uuid)
+    ),
+    changed as (
+      select * from pairs where (was, score) is distinct from (would_be, new_score) order by event_id desc
+    )
+    select jsonb_build_object(
+      'agent', compare_versions.agent, 'a', a, 'b', b,
+      'compared', (select count(*) from pairs),
+      'changed', (select count(*) from changed),
+      'decisions', (
+        select coalesce(jsonb_agg(jsonb_build_object('from', moved.was, 'to', moved.would_be, 'count', moved.count) order by moved.count desc), '[]')
+        from (select was, would_be, count(*) from changed where was is distinct from would_be group by was, would_be) as moved),
+      'changes', (
+        select coalesce(jsonb_agg(to_jsonb(shown)), '[]')
+        from (select * from changed limit coalesce((filter ->> 'limit')::integer, 100)) as shown)));
+end;
+$$;
+comment on function public.compare_versions is 'Which decisions of the latest shadow runs differ between two versions of an agent, and why.';
+grant execute on function public.compare_versions to authenticated, service_role;

@@ -1,0 +1,213 @@
+"""Replay and rehearsal: the past goes back in line, or is decided about again without effects."""
+
+import os
+import signal
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hubs import Hub, running_hub
+
+SERVICES = ["switchboard", "heat pump", "lighting", "rewiring please, urgent"]
+
+
+@pytest.fixture(scope="module")
+def busy_hub(prepared_state: Any) -> Iterator[Hub]:
+    """A hub that has scored some forms, with a version 2 that judges them another way."""
+    with running_hub(prepared_state) as hub:
+        for number in range(12):
+            hub.submit(
+                "prime", {"email": f"p{number}@example.com", "name": "P", "service": SERVICES[number % 4]}
+            )
+        assert hub.until(lambda: hub.rows("select count(*) from public.agent_actions") == [(12,)])
+        hub.sql(
+            "insert into public.agent_versions (org_id, agent_id, version, config)"
+            " select versions.org_id, agent_id, 100 + added, jsonb_set(config, '{base}', to_jsonb(10 + 30 * added))"
+            " from public.agent_versions as versions join public.agents on agents.id = agent_id, generate_series(0, 1) as added"
+            " where agents.name = 'lead-qualifier' and versions.status = 'published'"
+        )
+        yield hub
+
+
+@pytest.fixture
+def broken(busy_hub: Hub) -> Iterator[Hub]:
+    """Every qualifier delivery has died, as after a bad day, and nothing is wrong any more."""
+    busy_hub.sql(
+        "update public.deliveries set status = 'dead', last_error = 'bad day' where mode = 'live' and status = 'done'"
+    )
+    yield busy_hub
+    busy_hub.sql("update public.deliveries set status = 'done' where mode = 'live' and status = 'dead'")
+
+
+def effects(hub: Hub) -> list[tuple[Any, ...]]:
+    """All that agents have left behind."""
+    return hub.rows(
+        "select (select count(*) from public.agent_actions), (select count(*) from public.events),"
+        " (select md5(string_agg(leads::text, '' order by id)) from public.leads),"
+        " (select md5(string_agg(agent_memory::text, '' order by id)) from public.agent_memory),"
+        " (select count(*) from public.alerts where closed_at is null)"
+    )
+
+
+def is_over(hub: Hub, replay: str) -> bool:
+    return bool(hub.rpc("replay_progress", replay_id=replay).json()["is_over"])
+
+
+def test_a_dry_run_counts_and_changes_nothing(broken: Hub) -> None:
+    answer = broken.rpc("replay_events").json()
+
+    assert answer == {"matched": 12, "dry_run": True, "mode": "live", "replay_ids": []}
+    assert broken.rows("select distinct status::text from public.deliveries where mode = 'live'") == [
+        ("dead",)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("filter", "matched"),
+    [
+        ({"statuses": ["done"]}, 0),
+        ({"types": ["form.submitted"]}, 12),
+        ({"types": ["lead.qualified"]}, 0),
+        ({"site": "prime"}, 12),
+        ({"site": "akf"}, 0),
+        ({"since": "2999-01-01"}, 0),
+        ({"until": "2999-01-01"}, 12),
+        ({"limit": 5}, 5),
+        ({"contact_id": "00000000-0000-0000-0000-000000000000"}, 0),
+    ],
+)
+def test_a_filter_chooses(broken: Hub, filter: dict[str, Any], matched: int) -> None:
+    assert broken.rpc("replay_events", filter=filter).json()["matched"] == matched
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "code"),
+    [
+        ({"filter": {"kind": "x"}}, 422, "unknown_filter"),
+        ({"mode": "loud"}, 422, "unknown_mode"),
+        ({"version": 1}, 422, "version_in_live_mode"),
+        ({"mode": "shadow"}, 422, "unknown_subscription"),
+        ({"mode": "shadow", "subscription": "lead-qualifier", "version": 999}, 404, "unknown_version"),
+        (
+            {"mode": "shadow", "subscription": "lead-qualifier", "filter": {"statuses": ["done"]}},
+            422,
+            "unknown_filter",
+        ),
+    ],
+)
+def test_what_cannot_be_replayed_is_refused(
+    busy_hub: Hub, arguments: dict[str, Any], status: int, code: str
+) -> None:
+    answer = busy_hub.rpc("replay_events", **arguments)
+
+    assert (answer.status_code, answer.json()["details"]) == (status, code)
+
+
+@pytest.mark.parametrize("who", ["CLOSER", "VIEWER"])
+def test_only_operators_replay(busy_hub: Hub, who: str) -> None:
+    assert busy_hub.rpc("replay_events", who).status_code == 403
+
+
+def test_a_replay_is_a_row_with_progress_and_doubles_nothing(broken: Hub) -> None:
+    before = effects(broken)
+
+    [replay] = broken.rpc("replay_events", dry_run=False).json()["replay_ids"]
+
+    assert broken.until(lambda: is_over(broken, replay))
+    progress = broken.rpc("replay_progress", replay_id=replay).json()
+    assert (progress["done"], progress["waiting"], progress["failed"]) == (12, 0, [])
+    assert effects(broken) == before
+    assert broken.rows(
+        "select mode::text, matched, asked_by is not null from public.replays where id = %s", replay
+    ) == [("live", 12, True)]
+
+
+def test_a_replay_survives_the_death_of_everything(broken: Hub) -> None:
+    before = effects(broken)
+    broken.sql("select net.set_faults(delay_ms => 300)")
+    [replay] = broken.rpc("replay_events", dry_run=False).json()["replay_ids"]
+    os.kill(broken.process_of("gateway"), signal.SIGKILL)
+    broken.restart_database()
+    broken.sql("select net.clear_faults()")
+
+    assert broken.until(lambda: is_over(broken, replay), 60)
+    assert broken.rpc("replay_progress", replay_id=replay).json()["done"] == 12
+    assert effects(broken) == before
+
+
+def test_what_fails_again_is_listed_with_its_error(broken: Hub) -> None:
+    broken.sql("update public.agent_versions set status = 'archived' where status = 'published'")
+    try:
+        [replay] = broken.rpc("replay_events", filter={"limit": 2}, dry_run=False).json()["replay_ids"]
+
+        assert broken.until(lambda: is_over(broken, replay))
+        progress = broken.rpc("replay_progress", replay_id=replay).json()
+    finally:
+        broken.sql("update public.agent_versions set status = 'published' where version = 1")
+    assert progress["dead"] == 2
+    assert {failed["error"] for failed in progress["failed"]} == {
+        "Permanent: the subscription has no agent with a published version"
+    }
+
+
+def rehearse(hub: Hub, version: int) -> str:
+    answer = hub.rpc(
+        "replay_events", subscription="lead-qualifier", mode="shadow", version=version, dry_run=False
+    ).json()
+    [replay] = answer["replay_ids"]
+    assert hub.until(lambda: is_over(hub, replay))
+    return str(replay)
+
+
+def test_a_shadow_run_decides_and_changes_nothing(busy_hub: Hub) -> None:
+    before = effects(busy_hub)
+
+    replay = rehearse(busy_hub, 101)
+
+    assert effects(busy_hub) == before
+    assert busy_hub.rows(
+        "select count(*), count(result #> '{effects,action,decision}') from public.deliveries where replay_id = %s",
+        replay,
+    ) == [(12, 12)]
+
+
+def test_a_version_compared_with_itself_differs_in_nothing(busy_hub: Hub) -> None:
+    rehearse(busy_hub, 1)
+    rehearse(busy_hub, 100)
+
+    compared = busy_hub.rpc("compare_versions", agent="lead-qualifier", a=1, b=100).json()
+
+    assert (compared["compared"], compared["changed"], compared["changes"]) == (12, 0, [])
+
+
+def test_a_comparison_shows_which_decisions_change_and_why(busy_hub: Hub) -> None:
+    rehearse(busy_hub, 1)
+    rehearse(busy_hub, 101)
+
+    compared = busy_hub.rpc("compare_versions", "VIEWER", agent="lead-qualifier", a=1, b=101).json()
+
+    assert compared["compared"] == compared["changed"] == 12
+    live = dict(busy_hub.rows("select event_id::text, (output ->> 'score')::int from public.agent_actions"))
+    for change in compared["changes"]:
+        assert change["score"] == live[change["event_id"]]
+        assert change["new_score"] == min(100, change["score"] + 30)
+    moves = {(move["from"], move["to"]) for move in compared["decisions"]}
+    assert moves
+    assert all(was != would_be for was, would_be in moves)
+
+
+def test_live_work_goes_before_a_rehearsal(busy_hub: Hub) -> None:
+    busy_hub.sql("select net.set_faults(lose => 1.0)")
+    try:
+        replayed = busy_hub.rpc(
+            "replay_events", subscription="lead-qualifier", mode="shadow", version=101, dry_run=False
+        ).json()
+        event = busy_hub.submit("prime", {"email": f"{uuid.uuid4().hex}@example.com"})["event_id"]
+        [(batch,)] = busy_hub.rows("select hub.claim_deliveries('lead-qualifier', 3, 1)")
+    finally:
+        busy_hub.sql("select net.clear_faults()")
+
+    assert {delivery["event"]["id"] for delivery in batch if delivery["mode"] == "live"} == {event}
+    assert batch[0]["event"]["id"] == event or len(batch) == 3
+    assert busy_hub.until(lambda: is_over(busy_hub, replayed["replay_ids"][0]), 60)
