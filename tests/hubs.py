@@ -86,14 +86,14 @@ class Hub:
         )
         return str(answer.raise_for_status().json()["access_token"])
 
-    def rpc(self, function: str, who: str = "OPERATOR", **arguments: Any) -> httpx.Response:
+    def rpc(self, function: str, who: str = "OPERATOR", token: str = "", **arguments: Any) -> httpx.Response:
         """Call a function over REST, as one of the people."""
         return httpx.post(
             f"{self.url}/rest/v1/rpc/{function}",
             json=arguments,
             headers={
                 "apikey": self.env["SUPABASE_PUBLISHABLE_KEY"],
-                "authorization": f"Bearer {self.token(who)}",
+                "authorization": f"Bearer {token or self.token(who)}",
             },
             timeout=30,
         )

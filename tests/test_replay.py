@@ -197,6 +197,21 @@ def test_a_comparison_shows_which_decisions_change_and_why(busy_hub: Hub) -> Non
     assert all(was != would_be for was, would_be in moves)
 
 
+@pytest.mark.parametrize(
+    ("function", "arguments", "code"),
+    [
+        ("replay_progress", {"replay_id": "00000000-0000-0000-0000-000000000000"}, "unknown_replay"),
+        ("compare_versions", {"agent": "nobody", "a": 1, "b": 2}, "unknown_agent"),
+    ],
+)
+def test_what_is_not_there_is_not_found(
+    busy_hub: Hub, function: str, arguments: dict[str, Any], code: str
+) -> None:
+    answer = busy_hub.rpc(function, **arguments)
+
+    assert (answer.status_code, answer.json()["details"]) == (404, code)
+
+
 def test_live_work_goes_before_a_rehearsal(busy_hub: Hub) -> None:
     busy_hub.sql("select net.set_faults(lose => 1.0)")
     try:

@@ -1,0 +1,114 @@
+"""explain: why a row is there, from what happened outside down to it, in plain words."""
+
+import random
+import uuid
+from typing import Any
+
+import pytest
+from hubs import Hub
+
+
+@pytest.fixture(scope="module")
+def event(hub: Hub) -> str:
+    """A form that was scored."""
+    form = {"name": "Jo Smith", "email": f"{uuid.uuid4().hex}@example.com", "service": "switchboard"}
+    event = str(hub.submit("prime", form)["event_id"])
+    assert hub.until(
+        lambda: hub.rows("select count(*) from public.events where cause_id = %s", event) == [(1,)]
+    )
+    return event
+
+
+def explained(hub: Hub, id: Any, who: str = "VIEWER") -> dict[str, Any]:
+    return dict(hub.rpc("explain", who, id=str(id)).raise_for_status().json())
+
+
+@pytest.mark.parametrize(
+    ("query", "kinds"),
+    [
+        ("select id from public.events where id = %(event)s", ["event"]),
+        ("select id from public.deliveries where event_id = %(event)s", ["event", "delivery"]),
+        ("select id from public.agent_actions where event_id = %(event)s", ["event", "delivery", "action"]),
+        ("select id from public.leads where scored_by = %(event)s", ["event", "delivery", "action", "lead"]),
+        ("select id from public.events where cause_id = %(event)s", ["event", "delivery", "action", "event"]),
+    ],
+)
+def test_a_row_is_explained_from_the_form_that_led_to_it(
+    hub: Hub, event: str, query: str, kinds: list[str]
+) -> None:
+    [(id,)] = hub.rows(query, event=event)
+
+    told = explained(hub, id)
+
+    assert [step["kind"] for step in told["chain"]] == kinds
+    assert (told["chain"][0]["id"], told["chain"][-1]["id"]) == (event, str(id))
+    assert told["origin"]["kind"] == "outside"
+    assert "the site prime" in told["story"]
+    assert "Jo Smith sent a form on Prime Electrical." in told["story"]
+    assert told["chain"][0]["row"]["data"]["service"] == "switchboard"
+
+
+def test_a_score_is_explained_with_its_reasons(hub: Hub, event: str) -> None:
+    [(lead, score)] = hub.rows("select id, score from public.leads where scored_by = %s", event)
+
+    story = explained(hub, lead)["story"]
+
+    assert f"The lead's score is {score}" in story
+    assert "asks for switchboard work" in story
+    assert "with version 1" in story
+
+
+def test_an_alert_is_explained_from_the_event_that_could_not_be_handled(hub: Hub) -> None:
+    [(event,)] = hub.rows(
+        "insert into public.events (org_id, type, source, data) select id, 'form.submitted', 'site:prime', '{}' from public.organizations"
+        " where slug = 'trades' returning id"
+    )
+    hub.sql("select private.bury_delivery(id, 'no luck') from public.deliveries where event_id = %s", event)
+    [(alert,)] = hub.rows("select id from public.alerts where details ->> 'event_id' = %s", str(event))
+
+    told = explained(hub, alert)
+
+    assert [step["kind"] for step in told["chain"]] == ["event", "delivery", "alert"]
+    assert "given up, no luck" in told["story"]
+
+
+def test_who_put_it_in_line_again_is_told(hub: Hub, event: str) -> None:
+    hub.rpc(
+        "replay_events", filter={"event_ids": [event], "statuses": ["done"]}, dry_run=False
+    ).raise_for_status()
+    [(delivery,)] = hub.rows("select id from public.deliveries where event_id = %s", event)
+
+    told = explained(hub, delivery)
+
+    assert [step["kind"] for step in told["chain"]] == ["event", "replay", "delivery"]
+    assert "A person put it in line again." in told["story"]
+
+
+def test_what_is_not_the_callers_is_not_there(hub: Hub, event: str) -> None:
+    for id, who in ((uuid.uuid4(), "ADMIN"), (event, "CLOSER")):
+        answer = hub.rpc("explain", who, id=str(id))
+
+        assert (answer.status_code, answer.json()["details"]) == (404, "nothing_to_explain")
+
+
+def test_a_hundred_random_rows_lead_outside_or_to_a_person(hub: Hub, event: str) -> None:
+    for number in range(12):
+        hub.submit("prime", {"email": f"{uuid.uuid4().hex}@example.com", "message": f"number {number}"})
+    hub.sql(
+        "insert into public.events (org_id, type, source) select id, 'note.written', 'sql' from public.organizations"
+    )
+    assert hub.until(
+        lambda: hub.rows("select count(*) from public.deliveries where status = 'pending'") == [(0,)]
+    )
+    rows = hub.rows(
+        "select id from public.events union all select id from public.agent_actions union all select id from public.deliveries"
+        " union all select id from public.leads union all select id from public.alerts"
+    )
+    token = hub.token("ADMIN")
+
+    kinds = [
+        hub.rpc("explain", token=token, id=str(id)).raise_for_status().json()["origin"]["kind"]
+        for (id,) in random.Random(7).sample(rows, min(100, len(rows)))
+    ]
+
+    assert set(kinds) <= {"outside", "person"}
