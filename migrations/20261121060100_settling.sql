@@ -46,12 +46,13 @@ begin
 
   insert into public.agent_actions (
     org_id, agent_id, agent, version_id, delivery_id, event_id, contact_id, lead_id, decision, reasons, confidence,
-    outcome, input_digest, output, tokens, cost_cents, duration_ms, trace_id)
+    outcome, input_digest, output, tokens, cost_cents, duration_ms, trace_id, review, proposal)
   select
     it.org_id, it.agent_id, it.agent, coalesce((it.effects #>> '{action,version_id}')::uuid, it.version_id),
     it.id, it.event_id, it.contact_id, case when it.subject_type = 'lead' then it.subject_id end,
     action.decision, coalesce(action.reasons, '{}'), action.confidence, action.outcome, action.input_digest,
-    coalesce(action.output, '{}'), action.tokens, action.cost_cents, it.duration_ms, it.trace_id
+    coalesce(action.output, '{}'), action.tokens, action.cost_cents, it.duration_ms, it.trace_id,
+    case when it.effects ? 'proposal' then 'pending'::public.review_state end, it.effects -> 'proposal'
   from unnest(settled) as it
   cross join lateral jsonb_to_record(it.effects -> 'action') as action (
     decision text, reasons text[], confidence numeric, outcome public.action_outcome, input_digest text,
@@ -82,6 +83,19 @@ end;
 $$;
 comment on function private.apply_effects(private.settling[]) is 'What handled deliveries change: actions, leads'' scores, memories, new events.';
 
+create function private.proposed(effects jsonb)
+returns jsonb
+language sql
+immutable
+set search_path = ''
+as $$
+  select jsonb_build_object(
+    'action', (effects -> 'action') || '{"outcome": "escalated"}',
+    'proposal', effects - 'action')
+  where effects ? 'action';
+$$;
+comment on function private.proposed is 'Effects of an agent that may not act alone: its action, with the rest for a person to approve.';
+
 create function private.settle_together(settlements jsonb)
 returns jsonb
 language plpgsql
@@ -102,7 +116,10 @@ begin
       said.outcome, left(said.error, 2000), said.duration_ms, said.retry_after_seconds,
       case when deliveries.mode = 'shadow' and said.effects is not null
         then coalesce(said.result, '{}') || jsonb_build_object('effects', said.effects) else said.result end,
-      case when said.outcome = 'done' and deliveries.mode = 'live' and deliveries.effects_applied_at is null then said.effects end,
+      case
+        when said.outcome <> 'done' or deliveries.mode <> 'live' or deliveries.effects_applied_at is not null then null
+        when agents.autonomy <> 'auto' then private.proposed(said.effects)
+        else said.effects end,
       events.id, events.site_id, events.contact_id, events.subject_type, events.subject_id, events.trace_id,
       agents.id, agents.name, versions.id
     )::private.settling as settling

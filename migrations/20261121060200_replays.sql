@@ -7,7 +7,7 @@ set lock_timeout = '5s';
 set statement_timeout = '60s';
 
 -- Functions that run as their caller refuse in the same words as those that do not.
-grant execute on function private.fail to authenticated, service_role;
+grant execute on function private.fail, private.uuid_v7_floor to authenticated, service_role;
 
 create table public.replays (
   id           uuid primary key default private.uuid_v7(),

@@ -18,11 +18,13 @@ READERS = {
     "memberships": MEMBERS,
     "role_permissions": MEMBERS,
     "event_types": MEMBERS,
+    "system_controls": MEMBERS,
     "sites": MEMBERS,
     "agents": MEMBERS,
     "agent_versions": MEMBERS,
     "agent_deployments": MEMBERS,
     "agent_memory": STAFF,
+    "agent_scorecards": MEMBERS,
     "agent_actions": MEMBERS,  # a closer: those of the leads assigned to them
     "contacts": MEMBERS,
     "contact_identifiers": MEMBERS,
@@ -37,7 +39,7 @@ READERS = {
     "alerts": STAFF,
     "audit_log": {"admin"},
 }
-SHARED = {"role_permissions", "event_types"}
+SHARED = {"role_permissions", "event_types", "system_controls"}
 
 # Who may change which columns; nobody inserts or deletes through REST.
 WRITERS = {
@@ -58,7 +60,7 @@ WRITERS = {
     ),
     "contacts": ({"admin", "operator"}, {"name", "language", "time_zone"}),
     "leads": ({"admin", "operator", "closer"}, {"stage", "assigned_to", "next_step"}),
-    "agents": ({"admin", "operator"}, {"status"}),
+    "agents": ({"admin", "operator"}, {"status", "autonomy"}),
     "subscriptions": ({"admin"}, {"event_types", "paused", "max_attempts", "retry_base"}),
 }
 

@@ -1,0 +1,185 @@
+-- Agents in people's hands: review what they propose, publish and roll back versions, see how well they do.
+
+set lock_timeout = '5s';
+set statement_timeout = '60s';
+
+insert into public.role_permissions (role, permission) values
+  ('admin', 'actions.review'), ('operator', 'actions.review'), ('admin', 'agents.publish');
+
+create trigger agent_actions_audit after update on public.agent_actions
+  for each row execute function private.audit_change('people');
+
+-- security definer: a review applies effects, which no person may write themselves.
+create function public.review_action(action_id uuid, approve boolean)
+returns text
+language plpgsql
+security definer
+set search_path = ''
+as $$
+declare
+  action public.agent_actions;
+begin
+  select * into action from public.agent_actions
+  where agent_actions.id = review_action.action_id
+    and agent_actions.org_id in (select private.my_orgs('actions.review'))
+  for update;
+  if not found then
+    perform private.fail(404, 'unknown_action', 'There is no such action to review.');
+  end if;
+  -- The first decision stands, whoever else pressed at the same moment.
+  if action.review is distinct from 'pending' then
+    perform private.fail(409, 'already_reviewed', 'This action does not wait for a review.');
+  end if;
+  update public.agent_actions
+  set review = case when approve then 'approved' else 'rejected' end::public.review_state,
+      reviewed_by = (select auth.uid()),
+      reviewed_at = now()
+  where agent_actions.id = action.id;
+  if approve then
+    perform private.apply_effects(array[row(
+      deliveries.id, deliveries.org_id, deliveries.subscription_id, null, null, null, null,
+      'done', null, null, null, null, action.proposal,
+      events.id, events.site_id, events.contact_id, events.subject_type, events.subject_id, events.trace_id,
+      action.agent_id, action.agent, action.version_id)::private.settling])
+    from public.deliveries
+    join public.events on events.id = deliveries.event_id
+    where deliveries.id = action.delivery_id;
+  end if;
+  return case when approve then 'approved' else 'rejected' end;
+end;
+$$;
+comment on function public.review_action is 'Let an agent''s proposal take effect, or not.';
+grant execute on function public.review_action to authenticated;
+
+-- security definer: versions are written by nobody but these functions, which ask for the permission themselves.
+create function public.create_version(agent text, config jsonb)
+returns integer
+language plpgsql
+security definer
+set search_path = ''
+as $$
+#variable_conflict use_column
+declare
+  made integer;
+  owner public.agents;
+begin
+  select * into owner from public.agents
+  where agents.name = create_version.agent and agents.org_id in (select private.my_orgs('agents.publish'))
+  for update;
+  if not found then
+    perform private.fail(404, 'unknown_agent', 'There is no such agent of yours.');
+  end if;
+  if jsonb_typeof(create_version.config) is distinct from 'object' or length(create_version.config::text) > 200000 then
+    perform private.fail(422, 'bad_config', 'A version is an object of at most 200,000 characters.');
+  end if;
+  insert into public.agent_versions (org_id, agent_id, version, config)
+  select owner.org_id, owner.id, coalesce(max(versions.version), 0) + 1, create_version.config
+  from public.agent_versions as versions
+  where versions.agent_id = owner.id
+  returning version into made;
+  return made;
+end;
+$$;
+comment on function public.create_version is 'Draft a version of an agent; it decides nothing until it is published. Answers its number.';
+grant execute on function public.create_version to authenticated;
+
+create function public.publish_version(agent text, version integer)
+returns uuid
+language plpgsql
+security definer
+set search_path = ''
+as $$
+declare
+  owner uuid;
+begin
+  select agents.id into owner from public.agents
+  where agents.name = publish_version.agent and agents.org_id in (select private.my_orgs('agents.publish'));
+  if owner is null then
+    perform private.fail(404, 'unknown_agent', 'There is no such agent of yours.');
+  end if;
+  return private.publish_version(owner, publish_version.version);
+end;
+$$;
+comment on function public.publish_version is 'Let a version decide from the next claim on; with an earlier number, roll back.';
+grant execute on function public.publish_version to authenticated;
+
+-- How well agents do
+
+create view private.judged_actions with (security_invoker = true) as
+  select
+    actions.org_id, actions.agent_id, actions.agent, actions.version_id, actions.created_at, actions.outcome, actions.confidence,
+    actions.outcome = 'self_resolved' and exists (
+      select from public.events as later
+      where later.org_id = actions.org_id and later.contact_id = actions.contact_id
+        and later.id > private.uuid_v7_floor(actions.created_at)
+        and later.id < private.uuid_v7_floor(actions.created_at + period.came_back)
+        and later.cause_id is null
+    ) as came_back,
+    case
+      when leads.stage = 'won' then coalesce(actions.output ->> 'band' in ('A', 'B'), false)
+      when leads.stage = 'lost' then coalesce(actions.output ->> 'band' = 'C', false)
+    end as was_right
+  from public.agent_actions as actions
+  join (
+    select organizations.id, make_interval(days => coalesce((organizations.settings ->> 'came_back_days')::integer, 7)) as came_back
+    from public.organizations
+  ) as period on period.id = actions.org_id
+  left join public.leads on leads.id = actions.lead_id;
+comment on view private.judged_actions is 'Each action with what came of it: did the person come back, was the judgement right.';
+grant select on private.judged_actions to authenticated, service_role;
+
+create view public.agent_scorecards with (security_invoker = true) as
+  select
+    org_id, agent_id, agent, (created_at at time zone 'UTC')::date as day,
+    count(*) as runs,
+    count(*) filter (where outcome = 'self_resolved' and not came_back) as self_resolved,
+    count(*) filter (where outcome = 'escalated') as escalated,
+    count(*) filter (where outcome = 'failed') as failed,
+    count(*) filter (where came_back) as came_back,
+    round(avg(confidence), 3) as mean_confidence,
+    count(was_right) as judged,
+    count(*) filter (where was_right) as was_right
+  from private.judged_actions
+  group by org_id, agent_id, agent, (created_at at time zone 'UTC')::date;
+comment on view public.agent_scorecards is 'Per agent and day: runs and how they ended. Self-resolved only if the person did not come back within came_back_days.';
+grant select on public.agent_scorecards to authenticated, service_role;
+
+create function public.agent_scorecard(agent text, since timestamptz default now() - interval '30 days', until timestamptz default now())
+returns jsonb
+language plpgsql
+stable
+set search_path = ''
+as $$
+begin
+  if not exists (select from public.agents where agents.name = agent_scorecard.agent) then
+    perform private.fail(404, 'unknown_agent', 'There is no such agent.');
+  end if;
+  return (
+    select jsonb_build_object(
+      'agent', agent_scorecard.agent, 'since', since, 'until', until,
+      'runs', count(*),
+      'self_resolved', count(*) filter (where outcome = 'self_resolved' and not came_back),
+      'escalated', count(*) filter (where outcome = 'escalated'),
+      'failed', count(*) filter (where outcome = 'failed'),
+      'came_back', count(*) filter (where came_back),
+      'escalation_rate', round(count(*) filter (where outcome = 'escalated')::numeric / nullif(count(*), 0), 3),
+      'mean_confidence', round(avg(confidence), 3),
+      'judged', count(was_right),
+      'accuracy', round(avg(was_right::integer), 3),
+      -- Above zero it is surer than it is right.
+      'overconfidence', round(avg(confidence) filter (where was_right is not null) - avg(was_right::integer), 3),
+      'calibration', coalesce((
+        select jsonb_agg(jsonb_build_object('confidence', bin.mean, 'accuracy', bin.accuracy, 'count', bin.count) order by bin.mean)
+        from (
+          select round(avg(binned.confidence), 3) as mean, round(avg(binned.was_right::integer), 3) as accuracy, count(*) as count
+          from private.judged_actions as binned
+          where binned.agent = agent_scorecard.agent and binned.created_at >= since and binned.created_at < until
+            and binned.was_right is not null and binned.confidence is not null
+          group by width_bucket(binned.confidence, 0, 1, 5)
+        ) as bin), '[]'))
+    from private.judged_actions
+    where judged_actions.agent = agent_scorecard.agent and judged_actions.created_at >= since and judged_actions.created_at < until);
+end;
+$$;
+comment on function public.agent_scorecard is 'How an agent did in a time: runs, self-resolved, escalated, failed, confidence and whether it was right.';
+grant execute on function public.agent_scorecard to authenticated, service_role;
