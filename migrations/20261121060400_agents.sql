@@ -10,7 +10,7 @@ create trigger agent_actions_audit after update on public.agent_actions
   for each row execute function private.audit_change('people');
 
 -- security definer: a review applies effects, which no person may write themselves.
-create function public.review_action(action_id uuid, approve boolean)
+create function private.review_my_action(action_id uuid, approve boolean)
 returns text
 language plpgsql
 security definer
@@ -20,7 +20,7 @@ declare
   action public.agent_actions;
 begin
   select * into action from public.agent_actions
-  where agent_actions.id = review_action.action_id
+  where agent_actions.id = review_my_action.action_id
     and agent_actions.org_id in (select private.my_orgs('actions.review'))
   for update;
   if not found then
@@ -48,11 +48,21 @@ begin
   return case when approve then 'approved' else 'rejected' end;
 end;
 $$;
+comment on function private.review_my_action is 'Let an agent''s proposal take effect, or not.';
+grant execute on function private.review_my_action to authenticated;
+
+create function public.review_action(action_id uuid, approve boolean)
+returns text
+language sql
+set search_path = ''
+as $$
+  select private.review_my_action(action_id, approve);
+$$;
 comment on function public.review_action is 'Let an agent''s proposal take effect, or not.';
 grant execute on function public.review_action to authenticated;
 
 -- security definer: versions are written by nobody but these functions, which ask for the permission themselves.
-create function public.create_version(agent text, config jsonb)
+create function private.create_my_version(agent text, config jsonb)
 returns integer
 language plpgsql
 security definer
@@ -64,26 +74,36 @@ declare
   owner public.agents;
 begin
   select * into owner from public.agents
-  where agents.name = create_version.agent and agents.org_id in (select private.my_orgs('agents.publish'))
+  where agents.name = create_my_version.agent and agents.org_id in (select private.my_orgs('agents.publish'))
   for update;
   if not found then
     perform private.fail(404, 'unknown_agent', 'There is no such agent of yours.');
   end if;
-  if jsonb_typeof(create_version.config) is distinct from 'object' or length(create_version.config::text) > 200000 then
+  if jsonb_typeof(create_my_version.config) is distinct from 'object' or length(create_my_version.config::text) > 200000 then
     perform private.fail(422, 'bad_config', 'A version is an object of at most 200,000 characters.');
   end if;
   insert into public.agent_versions (org_id, agent_id, version, config)
-  select owner.org_id, owner.id, coalesce(max(versions.version), 0) + 1, create_version.config
+  select owner.org_id, owner.id, coalesce(max(versions.version), 0) + 1, create_my_version.config
   from public.agent_versions as versions
   where versions.agent_id = owner.id
   returning version into made;
   return made;
 end;
 $$;
+comment on function private.create_my_version is 'Draft a version of an agent; it decides nothing until it is published. Answers its number.';
+grant execute on function private.create_my_version to authenticated;
+
+create function public.create_version(agent text, config jsonb)
+returns integer
+language sql
+set search_path = ''
+as $$
+  select private.create_my_version(agent, config);
+$$;
 comment on function public.create_version is 'Draft a version of an agent; it decides nothing until it is published. Answers its number.';
 grant execute on function public.create_version to authenticated;
 
-create function public.publish_version(agent text, version integer)
+create function private.publish_my_version(agent text, version integer)
 returns uuid
 language plpgsql
 security definer
@@ -93,12 +113,22 @@ declare
   owner uuid;
 begin
   select agents.id into owner from public.agents
-  where agents.name = publish_version.agent and agents.org_id in (select private.my_orgs('agents.publish'));
+  where agents.name = publish_my_version.agent and agents.org_id in (select private.my_orgs('agents.publish'));
   if owner is null then
     perform private.fail(404, 'unknown_agent', 'There is no such agent of yours.');
   end if;
-  return private.publish_version(owner, publish_version.version);
+  return private.publish_version(owner, publish_my_version.version);
 end;
+$$;
+comment on function private.publish_my_version is 'Let a version decide from the next claim on; with an earlier number, roll back.';
+grant execute on function private.publish_my_version to authenticated;
+
+create function public.publish_version(agent text, version integer)
+returns uuid
+language sql
+set search_path = ''
+as $$
+  select private.publish_my_version(agent, version);
 $$;
 comment on function public.publish_version is 'Let a version decide from the next claim on; with an earlier number, roll back.';
 grant execute on function public.publish_version to authenticated;

@@ -156,6 +156,11 @@ def organization_of(table: str, row: dict[str, Any]) -> str:
     return row["id"] if table == "organizations" else row["org_id"]
 
 
+def is_refused(answer: httpx.Response) -> bool:
+    # PostgREST answers 500 to a write on a view of several rows, which Postgres refuses whoever asks.
+    return answer.status_code in (400, 401, 403) or answer.json().get("code") == "55000"
+
+
 def fingerprint(hub: Any) -> dict[str, Any]:
     """What stands in every table, so that no attempt leaves a trace unseen."""
     return {
@@ -211,7 +216,7 @@ def test_anonymous_callers_reach_nothing(
         rest.delete(f"/{table}", params={"org_id": "not.is.null"}, headers=headers),
     ]
 
-    assert all(answer.status_code in (400, 401) for answer in answers), [answer.text for answer in answers]
+    assert all(is_refused(answer) for answer in answers), [answer.text for answer in answers]
     assert answers[0].status_code == 401
     assert fingerprint(hub) == before
 
@@ -225,19 +230,23 @@ def test_nobody_writes_what_is_not_theirs(
         "id"
         if table == "organizations"
         else "name"
-        if table == "event_types"
+        if table in ("event_types", "system_controls")
         else "role"
         if table == "role_permissions"
         else "org_id"
     )
-    foreign = {"event_types": "form.submitted", "role_permissions": "admin"}.get(table, str(theirs.id))
+    foreign = {
+        "event_types": "form.submitted",
+        "system_controls": "global_pause",
+        "role_permissions": "admin",
+    }.get(table, str(theirs.id))
     before = fingerprint(hub)
 
     for headers in ours.headers.values():
         for params in ({key: f"eq.{foreign}"}, {key: "not.is.null"}):
-            assert rest.delete(f"/{table}", params=params, headers=headers).status_code in (400, 403)
+            assert is_refused(rest.delete(f"/{table}", params=params, headers=headers))
         refused = rest.post(f"/{table}", json={key: foreign}, headers=headers)
-        assert refused.status_code in (400, 403), refused.text
+        assert is_refused(refused), refused.text
         columns = WRITERS.get(table, (set(), {key}))[1]
         for column in columns:
             stolen = rest.patch(
@@ -246,7 +255,7 @@ def test_nobody_writes_what_is_not_theirs(
                 json={column: None},
                 headers={**headers, "prefer": "return=representation"},
             )
-            assert stolen.status_code in (400, 403) or stolen.json() == [], (column, stolen.text)
+            assert is_refused(stolen) or stolen.json() == [], (column, stolen.text)
 
     assert fingerprint(hub) == before
 
