@@ -1,8 +1,10 @@
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench reset bundle deploy
+.PHONY: help run test check bench rehearse reset bundle deploy
 
 PORT ?= 54321
 STATE ?= .state
+AGENT ?= lead-qualifier
+SINCE ?= 7d
 PYTHON := .venv/bin/python
 export PYTHONPATH := supabase:.
 
@@ -23,6 +25,9 @@ check: .venv/.requirements-test.lock ## Lint, format, types, migrations
 
 bench: .venv/.requirements-test.lock ## Measure what a form costs, against the same SQL under pgbench
 	@PYTHONPATH=$(PYTHONPATH):tests $(PYTHON) -m load.bench
+
+rehearse: .venv/.requirements.lock ## Let VERSION of AGENT (lead-qualifier) decide about the past (SINCE=7d), without effects
+	@$(PYTHON) -m deploy.rehearse --agent "$(AGENT)" --version "$(VERSION)" --since "$(SINCE)" --state "$(STATE)"
 
 bundle: .venv/.requirements.lock ## Put what each function needs into dist/<function>
 	@$(PYTHON) -m deploy.bundle

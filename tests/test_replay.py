@@ -2,12 +2,13 @@
 
 import os
 import signal
+import subprocess
 import uuid
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hubs import Hub, running_hub
+from hubs import ROOT, Hub, running_hub
 
 SERVICES = ["switchboard", "heat pump", "lighting", "rewiring please, urgent"]
 
@@ -226,3 +227,17 @@ def test_live_work_goes_before_a_rehearsal(busy_hub: Hub) -> None:
     assert {delivery["event"]["id"] for delivery in batch if delivery["mode"] == "live"} == {event}
     assert batch[0]["event"]["id"] == event or len(batch) == 3
     assert busy_hub.until(lambda: is_over(busy_hub, replayed["replay_ids"][0]), 60)
+
+
+def test_a_rehearsal_prints_what_would_change(busy_hub: Hub) -> None:
+    said = subprocess.run(
+        ["make", "--silent", "rehearse", "VERSION=101", f"STATE={busy_hub.state}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+
+    assert said.returncode == 0, said.stderr
+    count = busy_hub.rows("select count(*) from public.events where type = 'form.submitted'")[0][0]
+    assert f"version 101 against 1, {count} events, {count} would be judged differently." in said.stdout
+    assert "→" in said.stdout

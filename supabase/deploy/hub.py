@@ -1,0 +1,49 @@
+"""A running hub as its operator reaches it: over REST, with the URL, keys and password of STATE/hub.env."""
+
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+
+class Refused(Exception):
+    """The hub said no, in its own words."""
+
+
+class Hub:
+    def __init__(self, env: dict[str, str], who: str = "OPERATOR") -> None:
+        self._api = httpx.Client(
+            base_url=env["SUPABASE_URL"], headers={"apikey": env["SUPABASE_PUBLISHABLE_KEY"]}, timeout=60
+        )
+        person = {"email": env[f"{who}_EMAIL"], "password": env[f"{who}_PASSWORD"]}
+        session = self._answer(self._api.post("/auth/v1/token?grant_type=password", json=person))
+        self._api.headers["authorization"] = f"Bearer {session['access_token']}"
+
+    def rows(self, table: str, **filters: str) -> Any:
+        return self._answer(self._api.get(f"/rest/v1/{table}", params=filters))
+
+    def call(self, function: str, **arguments: Any) -> Any:
+        return self._answer(self._api.post(f"/rest/v1/rpc/{function}", json=arguments))
+
+    @staticmethod
+    def _answer(response: httpx.Response) -> Any:
+        if response.is_success:
+            return response.json()
+        problem = response.json() if "json" in response.headers.get("content-type", "") else {}
+        raise Refused(
+            problem.get("message") or problem.get("msg") or f"the hub answered {response.status_code}"
+        )
+
+
+def settings(state: str) -> dict[str, str]:
+    """What hub.env says, or the environment where there is none."""
+    path = Path(state) / "hub.env"
+    if not path.exists():
+        if "SUPABASE_URL" in os.environ:
+            return dict(os.environ)
+        sys.exit(f"There is no hub in {state}: start one with `make run`.")
+    lines = (line.split("=", 1) for line in path.read_text().splitlines() if "=" in line)
+    return {name: shlex.split(value)[0] if value else "" for name, value in lines}

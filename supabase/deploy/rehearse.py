@@ -1,0 +1,119 @@
+"""Rehearse a version of an agent: let it and the published one decide about past events, and tell what differs.
+
+    python -m deploy.rehearse --agent lead-qualifier --version 2 --since 7d --state .state
+
+Nothing takes effect: both run in shadow over the same events, in their own deliveries.
+"""
+
+import argparse
+import re
+import sys
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx
+
+from deploy.hub import Hub, Refused, settings
+
+_UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+def main() -> None:
+    options = _options()
+    try:
+        print(rehearse(Hub(settings(options.state)), options.agent, options.version, options.since))
+    except Refused as refusal:
+        sys.exit(str(refusal))
+    except httpx.TransportError as error:
+        sys.exit(f"The hub cannot be reached ({type(error).__name__}): is it running?")
+
+
+def rehearse(hub: Hub, agent: str, version: int, since: datetime) -> str:
+    filter = {"since": since.isoformat()}
+    published = _published(hub, agent)
+    subscription = _subscription(hub, agent)
+    for each in dict.fromkeys((published, version)):
+        _run(hub, subscription, each, filter)
+    compared = hub.call("compare_versions", agent=agent, a=published, b=version, filter=filter)
+    return "\n".join(_told(agent, compared))
+
+
+def _published(hub: Hub, agent: str) -> int:
+    rows = hub.rows(
+        "agent_versions",
+        select="version,agents!inner(name)",
+        status="eq.published",
+        **{"agents.name": f"eq.{agent}"},
+    )
+    if not rows:
+        raise Refused(f"There is no agent {agent} with a published version.")
+    return int(rows[0]["version"])
+
+
+def _subscription(hub: Hub, agent: str) -> str:
+    rows = hub.rows(
+        "subscriptions", select="name,agents!inner(name)", limit="1", **{"agents.name": f"eq.{agent}"}
+    )
+    if not rows:
+        raise Refused(f"Nothing is brought to {agent}: it has no subscription.")
+    return str(rows[0]["name"])
+
+
+def _run(hub: Hub, subscription: str, version: int, filter: dict[str, str]) -> None:
+    asked = hub.call(
+        "replay_events",
+        subscription=subscription,
+        mode="shadow",
+        version=version,
+        filter=filter,
+        dry_run=False,
+    )
+    for replay in asked["replay_ids"]:
+        while not (progress := hub.call("replay_progress", replay_id=replay))["is_over"]:
+            print(
+                f"\rversion {version}: {progress['done']} of {progress['matched']}",
+                end="",
+                file=sys.stderr,
+                flush=True,
+            )
+            time.sleep(0.2)
+        print(f"\rversion {version}: {progress['done']} of {progress['matched']}", file=sys.stderr)
+        for failed in progress["failed"]:
+            print(f"  event {failed['event_id']}: {failed['error']}", file=sys.stderr)
+
+
+def _told(agent: str, compared: dict[str, Any]) -> list[str]:
+    lines = [
+        f"{agent}: version {compared['b']} against {compared['a']}, {compared['compared']} events,"
+        f" {compared['changed']} would be judged differently."
+    ]
+    lines += [f"  {move['count']:>5}  {move['from']} → {move['to']}" for move in compared["decisions"]]
+    for change in compared["changes"]:
+        lines.append(
+            f"\n{change['contact'] or 'Somebody'} ({change['type']}, {change['event_id']}):"
+            f" {change['was']} {change['score']} → {change['would_be']} {change['new_score']}"
+        )
+        lines += [f"  - {reason}" for reason in change["reasons_gone"]]
+        lines += [f"  + {reason}" for reason in change["reasons_new"]]
+    return lines
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Let a version decide about the past, without effects.")
+    parser.add_argument("--agent", default="lead-qualifier")
+    parser.add_argument("--version", type=int, required=True)
+    parser.add_argument("--since", type=_since, default="7d", help="how far back: 30m, 12h, 7d, 4w")
+    parser.add_argument("--state", default=".state")
+    return parser.parse_args()
+
+
+def _since(text: str) -> datetime:
+    match = re.fullmatch(r"([0-9]{1,4})([mhdw])", text)
+    if match is None:
+        raise argparse.ArgumentTypeError("how far back, as 30m, 12h, 7d or 4w")
+    return datetime.now(UTC) - timedelta(**{_UNITS[match[2]]: int(match[1])})
+
+
+if __name__ == "__main__":
+    main()
