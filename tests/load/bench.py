@@ -266,6 +266,34 @@ def measure_throughput(hub: Hub, server: Server) -> None:
     settled(hub)
 
 
+async def burst(sender: Sender, port: int, submissions: int) -> None:
+    waiting = iter(range(submissions))
+
+    async def loop() -> None:
+        connection = Connection("127.0.0.1", port)
+        for _ in waiting:
+            await sender.send(connection)
+        connection.close()
+
+    await asyncio.gather(*(loop() for _ in range(32)))
+
+
+def measure_burst(hub: Hub, server: Server) -> None:
+    sender = Sender(hub, "burst")
+    started = time.perf_counter()
+    uvloop.run(burst(sender, server.port, 1000))
+    answered = time.perf_counter() - started
+    qualified = (
+        "select count(*) from public.agent_actions join public.events on events.id = event_id"
+        " where events.data ->> 'run' = 'burst'"
+    )
+    assert hub.until(lambda: hub.rows(qualified) == [(sender.sent,)], 120)
+    print(
+        f"1,000 submissions at once, {sender.sent} of them new: all committed in {answered:.2f} s,"
+        f" all qualified in {time.perf_counter() - started:.2f} s, crossed {sender.crossed()}"
+    )
+
+
 def measure_reaction(hub: Hub, server: Server) -> None:
     """From the event's commit to the commit of the qualifier's action, by the database's own clock."""
     hub.as_superuser("alter system set track_commit_timestamp = on")
@@ -315,6 +343,7 @@ def main() -> None:
         with served(hub, source, "ingest_prime") as server:
             uvloop.run(first_answer(lambda: Sender(hub, "warm").send(Connection("127.0.0.1", server.port))))
             measure_throughput(hub, server)
+            measure_burst(hub, server)
             measure_reaction(hub, server)
 
 
