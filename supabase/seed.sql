@@ -1,4 +1,4 @@
--- The first organization: its three sites and its lead qualifier. No secrets here: `private.set_site_secret`
+-- The first organization: its three sites, its lead qualifier and its data monitor. No secrets here: `private.set_site_secret`
 -- gives a site its secret, the hub's first start does so locally.
 
 insert into public.organizations (slug, name, time_zone, locale, phone_region)
@@ -89,3 +89,5 @@ select private.publish_version(agents.id, 1) from public.agents where agents.nam
 insert into public.subscriptions (org_id, name, event_types, target_kind, target, agent_id)
 select agents.org_id, 'lead-qualifier', '{form.submitted}', 'function', 'lead-qualifier', agents.id
 from public.agents where agents.name = 'lead-qualifier';
+
+select private.add_data_monitor('trades');

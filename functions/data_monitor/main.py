@@ -1,0 +1,42 @@
+"""Look at an organization every 15 minutes: silent sites, stuck deliveries, failing functions, stale pulls, late jobs.
+
+Called by the hub when a `monitor.due` event waits. SQL looks, and opens and closes the alerts, so that what is
+found twice is one alert; the action written here says what was found, also when that is nothing.
+"""
+
+from typing import Any
+
+from shared import auth, db, deliveries, settings
+from shared.endpoint import endpoint
+
+
+@endpoint(caller=auth.hub, body=deliveries.Kick, kinds=("json",), needs=(settings.Database,))
+async def data_monitor(_caller: None, _kick: deliveries.Kick) -> dict[str, Any]:
+    return await deliveries.drain("data-monitor", look, concurrency=2)
+
+
+async def look(delivery: deliveries.Delivery) -> deliveries.Done:
+    agent = delivery.agent
+    if agent is None or agent.config is None:
+        raise deliveries.Permanent("the subscription has no agent with a published version")
+
+    found = await db.call("run_monitor", event_id=delivery.event.id, config=agent.config)
+    if found is None:
+        raise deliveries.Skip("a later look is due already")
+    return deliveries.Done(
+        action={
+            "decision": decision(found),
+            "reasons": found["open"] or ["Nothing is wrong."],
+            "confidence": 1,
+            "outcome": "failed" if found["failed"] else "escalated" if found["opened"] else "self_resolved",
+            "output": found,
+            "version_id": str(agent.version_id),
+        },
+        result={"opened": len(found["opened"]), "closed": len(found["closed"])},
+    )
+
+
+def decision(found: dict[str, Any]) -> str:
+    if found["opened"]:
+        return "alerts_opened"
+    return "alerts_open" if found["open"] or found["failed"] else "all_well"
