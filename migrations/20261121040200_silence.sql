@@ -47,7 +47,7 @@ grant execute on function private.are_business_hours to authenticated;
 alter table public.sites
   add constraint sites_time_zone_known check (private.is_time_zone(time_zone)) not valid,
   add constraint sites_business_hours_form check (private.are_business_hours(business_hours)) not valid,
-  add constraint sites_quiet_alert_after_range check (quiet_alert_after between interval '5 minutes' and interval '60 days') not valid;
+  add constraint sites_quiet_alert_after_range check (quiet_alert_after between interval '15 minutes' and interval '60 days') not valid;
 comment on column public.sites.business_hours is 'When each day opens and closes, in the site''s time zone; a day left out is closed, none at all: always open.';
 comment on column public.sites.quiet_alert_after is 'Open hours without a sign of life after which a site is silent, until its own rate is known.';
 
@@ -160,25 +160,16 @@ as $$
 $$;
 comment on function private.open_times is 'When a site was open between two times, by its hours in its time zone.';
 
-create function private.week_hour(at timestamptz, time_zone text)
-returns integer
-language sql
-stable
-set search_path = ''
-as $$
-  select ((extract(isodow from at at time zone time_zone) - 1) * 24 + extract(hour from at at time zone time_zone))::integer;
-$$;
-comment on function private.week_hour is 'The hour of the week, 0 to 167, as the clock on the wall shows it.';
-
 create function private.site_rates(site public.sites, at timestamptz)
-returns table (week_hour integer, arrivals numeric)
+returns table (week_hour bigint, arrivals numeric)
 language sql
 stable
 set search_path = ''
 as $$
   with history as (
     select
-      private.week_hour(site_hours.hour, site.time_zone) as week_hour,
+      -- Of 168, as the clock on the wall shows them.
+      extract(epoch from site_hours.hour at time zone site.time_zone)::bigint / 3600 % 168 as week_hour,
       floor(extract(epoch from at - site_hours.hour) / 604800) as week,
       site_hours.arrivals
     from private.site_hours
@@ -215,23 +206,25 @@ begin
   end if;
   select coalesce(sum(times.closes - times.opens), '0') into open_for
   from private.open_times(site, last_arrival, at) as times;
+  if open_for < interval '15 minutes' then
+    is_silent := false;
+    return next;
+    return;
+  end if;
 
   with rates as materialized (
     select rates.week_hour, rates.arrivals from private.site_rates(site, last_arrival) as rates
   )
-  select sum(extract(epoch from least(times.closes, hour + interval '1 hour') - greatest(times.opens, hour)) / 3600 * rates.arrivals)
+  select case when exists (select from rates) then coalesce(
+    sum(extract(epoch from least(times.closes, hour + interval '1 hour') - greatest(times.opens, hour)) / 3600 * rates.arrivals), 0) end
   into expected
   -- Longer ago than the history reaches, nothing more is known.
   from private.open_times(site, greatest(last_arrival, at - interval '8 weeks'), at) as times
   cross join lateral generate_series(date_trunc('hour', times.opens, 'UTC'), times.closes, interval '1 hour') as hour
-  join rates on rates.week_hour = private.week_hour(hour, site.time_zone)
+  join rates on rates.week_hour = extract(epoch from hour at time zone site.time_zone)::bigint / 3600 % 168
   where hour < times.closes;
 
-  is_silent := case
-    when expected is not null then expected >= ln(1000) and open_for >= interval '15 minutes'
-    when exists (select from private.site_rates(site, last_arrival)) then false
-    else open_for >= site.quiet_alert_after
-  end;
+  is_silent := case when expected is not null then expected >= ln(1000) else open_for >= site.quiet_alert_after end;
   return next;
 end;
 $$;

@@ -103,28 +103,31 @@ language sql
 stable
 set search_path = ''
 as $$
-  with hour as (
-    select private.uuid_v7_floor(at - interval '1 hour') as floor
+  -- The latest two thousand failures tell as much as all of them, of the time in which they happened.
+  with failures as materialized (
+    select delivery_attempts.id, delivery_attempts.delivery_id
+    from public.delivery_attempts
+    where delivery_attempts.org_id = check_function_failing.org_id
+      and delivery_attempts.outcome in ('retry', 'dead', 'lapsed')
+      and delivery_attempts.id >= private.uuid_v7_floor(at - interval '1 hour')
+    order by delivery_attempts.id desc
+    limit 2000
   ),
-  -- The latest ten thousand failures tell as much as all of them.
+  hour as materialized (
+    select case when (select count(*) from failures) < 2000 then private.uuid_v7_floor(at - interval '1 hour')
+                else (select failures.id from failures order by failures.id limit 1) end as floor
+  ),
   failing as (
     select deliveries.subscription_id,
            count(distinct deliveries.id) as failed,
            count(distinct deliveries.id) filter (where deliveries.id < hour.floor) as from_before
-    from hour
-    cross join lateral (
-      select delivery_attempts.delivery_id
-      from public.delivery_attempts
-      where delivery_attempts.org_id = check_function_failing.org_id
-        and delivery_attempts.outcome in ('retry', 'dead', 'lapsed')
-        and delivery_attempts.id >= hour.floor
-      order by delivery_attempts.id desc
-      limit 10000
-    ) as failures
+    from failures
+    cross join hour
     join public.deliveries on deliveries.id = failures.delivery_id
     group by deliveries.subscription_id
   ),
-  served as (
+  -- Counted once, not for each of its uses.
+  served as materialized (
     select
       case when subscriptions.target_kind = 'function' then subscriptions.target else subscriptions.name end as name,
       sum(failing.failed) as failed,
@@ -133,7 +136,7 @@ as $$
         from (
           select from public.deliveries
           where deliveries.org_id = subscriptions.org_id and deliveries.subscription_id = subscriptions.id and deliveries.id >= hour.floor
-          limit 50000
+          limit 20000
         ) as fresh)) as handled
     from failing
     cross join hour
@@ -263,7 +266,7 @@ begin
         select from public.events
         where events.org_id = sites.org_id and events.site_id = sites.id and left(events.source, 5) = 'site:'
           and events.id >= private.uuid_v7_floor($3 - interval '1 hour')
-        limit 50000
+        limit 20000
       ) as latest
     ) as accepted
     where sites.org_id = $1
