@@ -509,7 +509,7 @@ begin
   cross join lateral (
     select deliveries.run_at
     from public.deliveries
-    where deliveries.subscription_id = willing.id and deliveries.status in ('pending', 'failed')
+    where deliveries.subscription_id = willing.id and deliveries.status in ('pending', 'failed') and deliveries.mode = 'live'
     order by deliveries.run_at
     limit 1
   ) as oldest

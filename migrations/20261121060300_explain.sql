@@ -123,7 +123,7 @@ begin
     end if;
     -- Between a cause and what came of it stands who decided so.
     select * into action from public.agent_actions
-    where agent_actions.event_id = event.cause_id and agent_actions.agent = event.source;
+    where agent_actions.event_id = event.cause_id and agent_actions.agent = event.source and agent_actions.outcome <> 'failed';
     if found then
       steps := private.action_step(action) || steps;
       select * into delivery from public.deliveries where deliveries.id = action.delivery_id;
@@ -167,11 +167,7 @@ begin
     if found then
       subject := 'alert';
       steps := array[row('alert', alert.id, alert.opened_at, alert.message, to_jsonb(alert))::private.step];
-      event_id := coalesce((alert.details ->> 'event_id')::uuid, (
-        select events.id from public.events
-        where events.org_id = alert.org_id and events.type = 'alert.opened' and events.subject_id = alert.id
-          and events.id >= private.uuid_v7_floor(alert.opened_at - interval '1 minute')
-        order by events.id limit 1));
+      event_id := coalesce(alert.event_id, (alert.details ->> 'event_id')::uuid);
       select * into delivery from public.deliveries
       where alert.kind = 'delivery_dead' and deliveries.id::text = alert.subject;
     end if;
@@ -187,7 +183,9 @@ begin
           else format('The lead''s score is %s (%s): %s.', lead.score, lead.band, array_to_string(lead.reasons, ', ')) end,
         to_jsonb(lead))::private.step];
       select * into action from public.agent_actions
-      where agent_actions.org_id = lead.org_id and agent_actions.lead_id = lead.id and agent_actions.event_id = lead.scored_by;
+      where agent_actions.org_id = lead.org_id and agent_actions.lead_id = lead.id and agent_actions.event_id = lead.scored_by
+        and agent_actions.outcome <> 'failed'
+      order by agent_actions.id desc limit 1;
       event_id := coalesce(lead.scored_by, (
         select events.id from public.events
         where events.org_id = lead.org_id and events.contact_id = lead.contact_id and events.subject_id = lead.id

@@ -98,6 +98,17 @@ class Hub:
             timeout=30,
         )
 
+    def run_job(self, name: str) -> None:
+        """Run a job of pg_cron as if it were time, and see it begin."""
+        runs = "select count(*) from cron.job_run_details join cron.job on job.jobid = job_run_details.jobid where jobname = %s"
+        before = self.rows(runs, name)
+        for _ in range(10):
+            self.sql("select cron.run_now(%s)", name)
+            # Right after a start nobody hears the bell yet.
+            if self.until(lambda: self.rows(runs, name) != before, 2):
+                return
+        raise TimeoutError(f"the job {name} does not begin")
+
     def until(self, is_so: Callable[[], bool], seconds: float = 20) -> bool:
         """Whether it came true in time; a database that is away just now counts as not yet."""
         deadline = time.monotonic() + seconds

@@ -10,6 +10,10 @@ import httpx
 import pytest
 from hubs import Hub, running_hub
 
+CONFIG = (
+    "select config from public.agent_versions join public.agents on agents.id = agent_id"
+    " where agents.name = 'lead-qualifier' and agent_versions.status = 'published'"
+)
 SCORED = "select score from public.leads where contact_id = %s"
 
 
@@ -166,7 +170,7 @@ def test_a_pause_is_honoured_by_the_next_claim(agent_hub: Hub) -> None:
 
 
 def test_a_version_is_drafted_published_and_rolled_back(agent_hub: Hub) -> None:
-    [(config,)] = agent_hub.rows("select config from public.agent_versions where status = 'published'")
+    [(config,)] = agent_hub.rows(CONFIG)
     drafted = agent_hub.rpc(
         "create_version", "ADMIN", agent="lead-qualifier", config=config | {"base": 90}
     ).json()
@@ -194,7 +198,7 @@ def test_an_event_is_handled_by_the_version_published_when_it_was_claimed(agent_
     try:
         contact = submit(agent_hub)
         [(batch,)] = agent_hub.rows("select hub.claim_deliveries('lead-qualifier', 10, 30)")
-        [(config,)] = agent_hub.rows("select config from public.agent_versions where status = 'published'")
+        [(config,)] = agent_hub.rows(CONFIG)
         drafted = agent_hub.rpc("create_version", "ADMIN", agent="lead-qualifier", config=config).json()
         agent_hub.rpc("publish_version", "ADMIN", agent="lead-qualifier", version=drafted).raise_for_status()
         [claimed] = [it for it in batch if it["event"]["contact_id"] == contact]

@@ -78,7 +78,7 @@ def tick(hub: Any, minutes: int = 0) -> int:
 
 def test_it_looks_when_it_is_time_and_writes_down_that_nothing_is_wrong(own_hub: Any) -> None:
     # As cron would, were it a quarter past.
-    own_hub.sql("select cron.run_now('tick_monitors')")
+    own_hub.run_job("tick_monitors")
 
     assert own_hub.until(lambda: len(own_hub.rows(LOOKS)) == 1)
     assert own_hub.rows(LOOKS) == [("all_well", "self_resolved", ["Nothing is wrong."])]
