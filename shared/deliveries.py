@@ -82,17 +82,21 @@ async def drain(
     concurrency: int = 8,
     handler_timeout: float = 20,
     deadline: float = 50,
+    grace: float = GRACE,
 ) -> dict[str, Any]:
     """Handle what is due for `target` until nothing is left, the deadline is there or the process shall stop.
 
-    `handler_timeout` bounds one handler; its lease is extended for as long as it runs.
+    `handler_timeout` bounds one handler; its lease is extended for as long as it runs. After the deadline nothing
+    new is begun, and what runs has `grace` to end; when the process shall stop, it has GRACE.
     """
     at_work = _drains.get(target)
     if at_work and at_work.loop is asyncio.get_running_loop():
         at_work.look_again()
         return asdict(Summary(joined=True))
     _stop_at_sigterm()
-    work = _drains[target] = Drain(target, handle, batch, lease, concurrency, handler_timeout, deadline)
+    work = _drains[target] = Drain(
+        target, handle, batch, lease, concurrency, handler_timeout, deadline, grace
+    )
     try:
         return asdict(await work.run())
     finally:
@@ -110,6 +114,7 @@ class Drain:
         concurrency: int,
         handler_timeout: float,
         deadline: float,
+        grace: float,
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self._target = target
@@ -119,6 +124,7 @@ class Drain:
         self._concurrency = concurrency
         self._handler_timeout = handler_timeout
         self._ends_at = self.loop.time() + deadline
+        self._grace = grace
         self._woken = asyncio.Event()
         self._stopping = False
         self._waiting: deque[Delivery] = deque()
@@ -217,10 +223,13 @@ class Drain:
         """Give back what was not started, and let the rest end."""
         waiting, self._waiting = self._waiting, deque()
         await self._settle([settlement_of(delivery, "release") for delivery in waiting])
-        grace_ends_at = self.loop.time() + GRACE
-        while self._running and self.loop.time() < grace_ends_at:
+        began = self.loop.time()
+        while self._running and self.loop.time() < self._grace_ends_at(began):
             self._woken.clear()
-            await self._wait_and_settle(grace_ends_at)
+            await self._wait_and_settle(self._grace_ends_at(began))
+
+    def _grace_ends_at(self, began: float) -> float:
+        return began + (min(GRACE, self._grace) if self._stopping else self._grace)
 
     async def _give_back(self) -> None:
         """Whatever is still held when all is over, or when the drain itself has failed."""

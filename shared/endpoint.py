@@ -64,12 +64,14 @@ class Endpoint:
         max_body: int,
         kinds: tuple[str, ...],
         needs: tuple[type[settings.Settings], ...],
+        wants: tuple[type[settings.Settings], ...],
     ) -> None:
         self.name = handler.__name__
         self.caller = caller
         self.method = method
         self.body = body
         self.needs = tuple(dict.fromkeys((*caller.needs, *needs)))
+        self.wants = wants
         self._handler = handler
         self._max_body = max_body
         self._kinds = kinds
@@ -185,13 +187,17 @@ def endpoint(
     max_body: int = 1_000_000,
     kinds: tuple[str, ...] = ("json", "form"),
     needs: tuple[type[settings.Settings], ...] = (),
+    wants: tuple[type[settings.Settings], ...] = (),
 ) -> Callable[[Handler], Served]:
-    """Declare a handler as an endpoint. It fails here, at start, when a setting that it needs is missing."""
+    """Declare a handler as an endpoint. It fails here, at start, when a setting that it needs is missing, or
+    when one of those that it wants is set in part."""
 
     def declare(handler: Handler) -> Served:
-        made = Endpoint(handler, caller, body, method, max_body, kinds, needs)
+        made = Endpoint(handler, caller, body, method, max_body, kinds, needs, wants)
         for group in made.needs:
             settings.load(group)
+        for group in made.wants:
+            settings.load_if_set(group)
         declared[made.name] = made
         # What a function imports lives as long as it does: no collection need look at it.
         gc.freeze()

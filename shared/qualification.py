@@ -1,6 +1,6 @@
 """How good a lead is, by the rules written in the agent's version: points, each with its reason in words.
 
-Only the rules decide. What a customer wrote is searched for words and amounts, and never obeyed.
+What a customer wrote is searched for words and amounts, and never obeyed.
 """
 
 import re
@@ -73,6 +73,13 @@ class Rules(_Rule):
     bands: tuple[Band, ...] = Field(min_length=1)
     escalate_below: float = Field(ge=0, le=1)
 
+    def band_of(self, score: int) -> Band:
+        reached = (band for band in self.bands if band.at_least <= score)
+        return max(reached, key=lambda band: band.at_least, default=self.bands[-1])
+
+    def services_of(self, site: str | None) -> tuple[Wish, ...]:
+        return self.services.get(site or "", ())
+
 
 class Qualification(BaseModel):
     score: int = Field(ge=0, le=100)
@@ -94,7 +101,7 @@ class Point(NamedTuple):
 
 def qualify(submission: Submission, contact: Contact | None, site: str | None, rules: Rules) -> Qualification:
     text = _text(submission.service, submission.message, submission.timeframe)
-    service = _first(rules.services.get(site or "", ()), text)
+    service = _first(rules.services_of(site), text)
     signals = {
         "service": _wished("asks for {}", service),
         "urgency": _wished("says it is {}", _first(rules.urgency, text)),
@@ -106,11 +113,7 @@ def qualify(submission: Submission, contact: Contact | None, site: str | None, r
     points = [point for point in signals.values() if point]
     points += _completeness(rules.completeness, submission)
     score = max(0, min(100, rules.base + sum(point.points for point in points)))
-    band = max(
-        (it for it in rules.bands if it.at_least <= score),
-        key=lambda it: it.at_least,
-        default=rules.bands[-1],
-    )
+    band = rules.band_of(score)
     return Qualification(
         score=score,
         band=band.band,

@@ -10,6 +10,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 Filled = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+Visible = Annotated[str, StringConstraints(strip_whitespace=True, pattern=r"^[\x21-\x7e]+$")]
 Url = Annotated[str, StringConstraints(strip_whitespace=True, pattern=r"^https?://[^/\s]+")]
 
 
@@ -35,12 +36,28 @@ class Supabase(Settings):
     publishable_key: Filled = Field(alias="SUPABASE_PUBLISHABLE_KEY")
 
 
+class Llm(Settings):
+    """All of it or nothing: without a model each agent decides by its rules."""
+
+    base_url: Url = Field(alias="LLM_BASE_URL")
+    api_key: Visible = Field(alias="LLM_API_KEY")
+    # For versions that name none.
+    model: Filled = Field(alias="LLM_MODEL")
+
+
 def load[Group: Settings](group: type[Group]) -> Group:
     try:
         return group.model_validate(dict(os.environ))
     except ValidationError as error:
         problems = [f"{problem['loc'][0]}: {problem['msg']}" for problem in error.errors(include_input=False)]
     raise BadSetting("; ".join(problems))
+
+
+def load_if_set[Group: Settings](group: type[Group]) -> Group | None:
+    """None when no name of the group is set; a part of them is as bad as a missing setting."""
+    if not any(os.environ.get(name, "").strip() for name in names(group)):
+        return None
+    return load(group)
 
 
 def names(group: type[Settings]) -> list[str]:

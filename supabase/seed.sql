@@ -84,7 +84,30 @@ select agents.org_id, agents.id, 1, '{
   }'
 from public.agents where agents.name = 'lead-qualifier';
 
-select private.publish_version(agents.id, 1) from public.agents where agents.name = 'lead-qualifier';
+-- The same rules with a prompt beside them, for a hub with a model. Without one it decides as version 1 does.
+insert into public.agent_versions (org_id, agent_id, version, config)
+select versions.org_id, versions.agent_id, 2, '{
+    "prompt": "You qualify enquiries for a group of trades businesses in New Zealand: electrical work, building, cleaning. Judge how likely the enquiry is to become paid work soon: what they want done, how urgent it is, what they can spend, where they are, how much they tell. Somebody who sells to us or looks for a job is no lead. Be sparing: most enquiries are worth between 30 and 70.",
+    "model": null,
+    "temperature": 0,
+    "max_tokens": 500,
+    "tools": [],
+    "thresholds": {"may_raise": 15, "may_lower": 30},
+    "next_steps": {
+      "A": ["Ring within the hour and offer a visit today."],
+      "B": ["Ring today and ask for photos."],
+      "C": ["Answer by e-mail that this is nothing for us."]
+    },
+    "limits": {"seconds": 10, "tries": 2, "tokens": 8000, "runs": 2, "rest_seconds": 30, "day_tokens": 2000000},
+    "prices": null
+  }'::jsonb || jsonb_build_object('rules', versions.config)
+from public.agent_versions as versions
+join public.agents on agents.id = versions.agent_id
+where agents.name = 'lead-qualifier' and versions.version = 1;
+
+select private.publish_version(agents.id, version)
+from public.agents cross join generate_series(1, 2) as version
+where agents.name = 'lead-qualifier';
 
 insert into public.subscriptions (org_id, name, event_types, target_kind, target, agent_id)
 select agents.org_id, 'lead-qualifier', '{form.submitted}', 'function', 'lead-qualifier', agents.id

@@ -152,8 +152,10 @@ class Hub:
         self.process.wait(30)
 
 
-def start_hub(state: Path, port: int = 0) -> Hub:
+def start_hub(state: Path, port: int = 0, **environment: str) -> Hub:
     """Started and ready; what it printed is in the exception when it does not come up."""
+    # Whoever runs the tests may have a model configured, which they shall not ask.
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("LLM_")}
     printed = state.with_name(state.name + ".printed")
     with printed.open("wb") as output:
         process = subprocess.Popen(
@@ -169,7 +171,7 @@ def start_hub(state: Path, port: int = 0) -> Hub:
                 str(os.getpid()),
             ],
             cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": f"{ROOT / 'supabase'}:{ROOT}"},
+            env={**inherited, "PYTHONPATH": f"{ROOT / 'supabase'}:{ROOT}", **environment},
             stdout=output,
             stderr=output,
         )
@@ -191,12 +193,12 @@ def new_state() -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def running_hub(prepared: Path | None = None) -> Iterator[Hub]:
+def running_hub(prepared: Path | None = None, **environment: str) -> Iterator[Hub]:
     """A hub on a state of its own: a new one, or a copy of one that was prepared."""
     with new_state() as state:
         if prepared:
             subprocess.run(["cp", "-a", prepared, state], check=True)
-        hub = start_hub(state)
+        hub = start_hub(state, **environment)
         try:
             yield hub
         finally:

@@ -348,6 +348,21 @@ def test_every_function_declares_the_caller_and_settings_of_the_manifest(
     assert declared.caller.kind == listed["caller"]
     needed = [setting for group in declared.needs for setting in settings.names(group)]
     assert sorted(needed) == sorted(listed["settings"])
+    wanted = [setting for group in declared.wants for setting in settings.names(group)]
+    assert sorted(wanted) == sorted(listed.get("optional_settings", []))
+
+
+def test_settings_of_which_only_a_part_is_there_stop_the_function_by_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("FUNCTION_TARGET", "lead_qualifier")
+    monkeypatch.setenv("FUNCTION_SIGNATURE_TYPE", "http")
+    for name, value in {**SECRETS, "LLM_BASE_URL": "https://model.example/v1", "LLM_MODEL": " "}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("LLM_API_KEY", raising=False)
+
+    with pytest.raises(BadSetting, match=r"LLM_API_KEY.*LLM_MODEL"):
+        aio.create_asgi_app("lead_qualifier", str(ROOT / "functions" / "lead_qualifier" / "main.py"))
 
 
 def test_a_function_is_found_by_its_folders_name_alone(

@@ -110,7 +110,7 @@ def test_a_silent_site_is_one_alert_until_its_next_form(own_hub: Any) -> None:
         json={"email": "jo@example.com"},
         headers={"x-webhook-secret": own_hub.env["PRIME_WEBHOOK_SECRET"]},
     )
-    own_hub.sql("select cron.run_now('watch')")
+    own_hub.run_job("watch")
 
     assert sent.status_code == 202
     assert own_hub.until(lambda: own_hub.rows(SILENT) == [(False,)])

@@ -1,7 +1,9 @@
 """Score new leads: for each submitted form a score, a band, the reasons in words and a next step.
 
-Called by the hub when forms wait. It decides by the rules in its agent's published version; the decision
-becomes an action, the lead's score and a `lead.qualified` event when the delivery is settled, or not at all.
+Called by the hub when forms wait. It decides by the rules in its agent's published version and, where a model is
+configured and the version has a prompt, by the model within what the rules allow. The decision becomes an action,
+the lead's score, what is remembered of the contact and a `lead.qualified` event when the delivery is settled, or
+not at all. A model that fails costs a lead 12 seconds at most: then the rules decide alone.
 """
 
 import hashlib
@@ -11,13 +13,21 @@ import orjson
 
 from shared import auth, deliveries, settings
 from shared.endpoint import endpoint
-from shared.qualification import Rules, qualify
-from shared.submissions import Submission
+from shared.enquiries import Enquiry, Memory
+from shared.judgement import Version, judge
+from shared.qualification import qualify
 
 
-@endpoint(caller=auth.hub, body=deliveries.Kick, kinds=("json",), needs=(settings.Database,))
+@endpoint(
+    caller=auth.hub,
+    body=deliveries.Kick,
+    kinds=("json",),
+    needs=(settings.Database,),
+    wants=(settings.Llm,),
+)
 async def lead_qualifier(_caller: None, _kick: deliveries.Kick) -> dict[str, Any]:
-    return await deliveries.drain("lead-qualifier", score)
+    # What a model was paid for has time to be settled.
+    return await deliveries.drain("lead-qualifier", score, deadline=40, grace=15)
 
 
 async def score(delivery: deliveries.Delivery) -> deliveries.Done:
@@ -25,21 +35,26 @@ async def score(delivery: deliveries.Delivery) -> deliveries.Done:
     if agent is None or agent.config is None:
         raise deliveries.Permanent("the subscription has no agent with a published version")
 
-    rules = Rules.model_validate(agent.config)
-    lead = qualify(Submission.model_validate(event.data), delivery.contact, event.site, rules)
-    verdict = lead.model_dump()
+    version = Version.model_validate(agent.config)
+    enquiry = Enquiry.of(delivery, version.rules)
+    by_rules = qualify(enquiry.submission, delivery.contact, event.site, version.rules)
+    verdict = await judge(delivery, enquiry, by_rules, version)
+    lead = verdict.lead
+    is_sure = lead.confidence >= version.rules.escalate_below and not verdict.is_doubtful
     return deliveries.Done(
         action={
             "decision": lead.decision,
             "reasons": lead.reasons,
             "confidence": lead.confidence,
-            "outcome": "self_resolved" if lead.confidence >= rules.escalate_below else "escalated",
+            "outcome": "self_resolved" if is_sure else "escalated",
             "input_digest": hashlib.sha256(orjson.dumps(event.data, option=orjson.OPT_SORT_KEYS)).hexdigest(),
-            "output": verdict,
+            "output": lead.model_dump() | verdict.record() | {"input": enquiry.seen()},
+            "tokens": verdict.tokens,
+            "cost_cents": verdict.cost_cents,
             "version_id": str(agent.version_id),
         },
         lead={"score": lead.score, "reasons": lead.reasons, "next_step": lead.next_step},
-        memory={"last_score": lead.score, "last_service": lead.service},
-        events=[{"type": "lead.qualified", "data": verdict}],
+        memory=Memory.made_by(lead, event.occurred_at),
+        events=[{"type": "lead.qualified", "data": lead.model_dump() | {"decided_by": verdict.decided_by}}],
         result={"score": lead.score, "band": lead.band},
     )
