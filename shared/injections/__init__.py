@@ -5,6 +5,7 @@ rules that only count words. What it takes wrongly is still there in the event, 
 the first such sentence on, the rest of its paragraph goes with it, for what an order asks for follows it.
 """
 
+import html
 import re
 import unicodedata
 
@@ -15,6 +16,8 @@ from shared.submissions import Submission
 
 # No customer writes a paragraph of more, and each takes its time.
 MOST_SENTENCES = 60
+# How many sentences an order may be spread over to be found within its paragraph.
+WINDOW = 4
 FIELDS = ("name", "first_name", "last_name", "message", "service", "budget", "area", "timeframe")
 
 
@@ -34,14 +37,14 @@ def without(submission: Submission) -> tuple[Submission, tuple[str, ...]]:
 
 def cut(text: str) -> tuple[str, set[str]]:
     """The text without them, and which kinds there were."""
-    visible = "".join(filter(_is_visible, text))
-    found = {"hidden"} if any("\U000e0000" <= mark <= "\U000e007f" for mark in text) else set()
+    found = {"hidden"} if _HIDDEN.search(text) else set()
+    visible = html.unescape("".join(filter(_is_visible, text))).strip()
     suspected = kinds(visible)
     if not suspected:
         return visible, found
     kept = [part for paragraph in _PARAGRAPH.split(visible) if (part := _kept(paragraph))]
     remains = "\n\n".join(kept)
-    # An order that is spread over more than two sentences leaves no part of itself.
+    # An order that is spread over many sentences or paragraphs leaves no part of itself.
     return ("" if kinds(remains) else remains), found | suspected
 
 
@@ -50,21 +53,23 @@ def kinds(text: str) -> set[str]:
     return found | ({"encoded"} if has_encoded_text(text) else set())
 
 
+# Letters of a block that nobody sees, and machines read.
+_HIDDEN = re.compile("[\U000e0020-\U000e007e]{4}")
 _PARAGRAPH = re.compile(r"\n[ \t]*\n\s*")
-_SENTENCE = re.compile(r"[^.!?。！？;\n]*(?:[.!?。！？;]+(?=\s|$|[^\x00-\x7f])|\n|$|[.!?;])")
+_SENTENCE_END = re.compile(r"(?<=[.!?;])(?=\s)|(?<=[。！？；\n])")
 
 
 def _kept(paragraph: str) -> str:
-    """The paragraph up to the first sentence, or two in a row, that reads like an instruction."""
+    """The paragraph up to the first sentences that together read like an instruction."""
     if not kinds(paragraph):
         return paragraph.strip()
-    sentences = [sentence for sentence in _SENTENCE.findall(paragraph) if sentence.strip()]
+    sentences = [sentence for sentence in _SENTENCE_END.split(paragraph) if sentence.strip()]
     if len(sentences) > MOST_SENTENCES:
         return ""
-    for position, sentence in enumerate(sentences):
-        pair = sentence + " ".join(sentences[position + 1 : position + 2])
-        if kinds(sentence) or kinds(pair):
-            return "".join(sentences[:position]).strip()
+    for end in range(1, len(sentences) + 1):
+        if kinds("".join(sentences[max(0, end - WINDOW) : end])):
+            start = max(start for start in range(end) if kinds("".join(sentences[start:end])))
+            return "".join(sentences[:start]).strip()
     return ""
 
 

@@ -36,37 +36,37 @@ def _any(kind: str, stems: str, *patterns: str) -> Pattern:
 _OVERRIDES: Iterable[tuple[str, str]] = (
     # English
     (
-        r"ignore|ignoring|disregard|forget|overrid|overrule|bypass|circumvent|discard|neglect|set aside|not follow|not obey|not apply|stop following|supersede",
+        r"ignore|ignoring|disregard|forget|overrid|overrule|bypass|circumvent|discard|neglect|set aside|not follow|not obey|not apply|no longer appl|stop following|supersede",
         r"\binstruction|\bprompt|\brule|\bguideline|\bdirective|\bprogramming|\bconstraint|\bcriteria|\bscoring|everything (?:above|before|prior|so far|you)|\ball (?:of )?(?:the |that )?(?:above|prior|previous|preceding)|\bthe (?:above|preceding)|\b(?:previous|prior|preceding) (?:text|content|context|command|order|direction)|\byour (?:training|task|role|safety|polic)",
     ),
     # German
     (
         r"ignorier|vergiss|vergessen sie|missachte|uberschreib|umgehe|beachte nicht|setze dich uber",
-        r"\w*anweisung|\bregel|\bvorgabe|\banleitung|\bprompt|\bvorherig|\bbisherig|\balles (?:obige|davor|zuvor)|\bbefehl",
+        r"anweisung|\bregel|\bvorgabe|\banleitung|\bprompt|\bvorherig|\bbisherig|\balles (?:obige|davor|zuvor)|\bbefehl",
     ),
     # French
     (
         r"ignore|oublie|neglige|ne tiens? pas compte|ne tenez pas compte|fais abstraction|contourne",
-        r"\binstruction|\bconsigne|\bregle|\bdirective|\bprompt|ci-dessus|\bprecedent",
+        r"\binstruction|\bconsigne|\bregle|\bdirective|\bprompt|ci-dessus|tout ce qui precede",
     ),
     # Spanish
-    (r"ignor|olvid|omit|descart|haz caso omiso|salt", r"\binstruccion|\bregla|\bindicacion|\bordenes|\banterior|\bprompt|\bdirectri"),
+    (r"ignor|olvid|omit|descart|haz caso omiso|salt", r"\binstruccion|\bregla|\bindicacion|\bordenes|todo lo anterior|\bprompt|\bdirectri"),
     # Portuguese
-    (r"ignor|esquec|desconsider|descart", r"\binstruc|\binstrucoes|\bregra|\banterior|\bprompt|\bdiretri|\borientac"),
+    (r"ignor|esquec|desconsider|descart", r"\binstruc|\binstrucoes|\bregra|tudo (?:o que veio )?(?:acima|antes)|\bprompt|\bdiretri|\borientac"),
     # Italian
-    (r"ignor|dimentica|trascur|non seguire", r"\bistruzion|\bregol|\bprecedent|\bprompt|\bdirettiv"),
+    (r"ignor|dimentica|trascur|non seguire", r"\bistruzion|\bregol|quanto (?:sopra|precede)|\bprompt|\bdirettiv"),
     # Dutch
-    (r"negeer|vergeet|sla .{0,10}over|omzeil", r"\binstructie|\bregel|\bvorige|\beerdere|\bprompt|\baanwijzing|\bopdracht"),
+    (r"negeer|vergeet|sla .{0,10}over|omzeil", r"\binstructie|\bregel|al het voorgaande|alles hierboven|\bprompt|\baanwijzing|\bopdracht"),
     # Swedish, Danish, Norwegian
-    (r"ignorer|bortse|glem|glom", r"\binstruk|\bregl|\btidigare|\btidligere|\bforegaende|\bprompt"),
+    (r"ignorer|bortse|glem|glom", r"\binstruk|\bregl|allt ovan|alt ovenfor|\bprompt"),
     # Polish
-    (r"zignoruj|ignoruj|zapomnij|pomin|lekcewaz", r"\binstrukcj|\bpolecen|\bzasad|\bregul|\bpoprzedn|\bprompt"),
+    (r"zignoruj|ignoruj|zapomnij|pomin|lekcewaz", r"\binstrukcj|\bpolecen|\bzasad|\bregul|wszystko powyzej|\bprompt"),
     # Russian and Ukrainian
-    (r"игнорируй|проигнорируй|забудь|отмени|не учитывай|ігноруй|проігноруй", r"инструкц|правил|указани|предыдущ|промпт|команд|інструкц|попередн|вказівк"),
+    (r"игнорируй|проигнорируй|забудь|отмени|не учитывай|ігноруй|проігноруй", r"инструкц|правил|указани|вс[её] предыдущ|промпт|команд|інструкц|вказівк"),
     # Turkish, Indonesian, Vietnamese, Swahili, Maori, Samoan, Tagalog
-    (r"yok say|gormezden gel|unut|dikkate alma", r"talimat|kural|onceki|komut|yonerge"),
-    (r"abaikan|lupakan|acuhkan", r"instruksi|perintah|aturan|sebelumnya|petunjuk"),
-    (r"bo qua|quen|phot lo", r"huong dan|chi thi|quy tac|lenh|truoc do"),
+    (r"yok say|gormezden gel|unut|dikkate alma", r"talimat|kural|komut|yonerge"),
+    (r"abaikan|lupakan|acuhkan", r"instruksi|perintah|aturan|petunjuk"),
+    (r"bo qua|quen|phot lo", r"huong dan|chi thi|quy tac|menh lenh"),
     (r"puuza|sahau", r"maagizo|maelekezo|sheria"),
     (r"kaua e (?:aro|whai)|wareware|waiho", r"tohutohu|ture|whakahau"),
     (r"amana|aua e te mulimuli|galo", r"faatonuga|fa'atonuga|tulafono"),
@@ -86,20 +86,21 @@ _OVERRIDES: Iterable[tuple[str, str]] = (
 )  # fmt: skip
 
 _MACHINE = r"(?:a\.?i\.?|llm|gpt|chat ?gpt|chat ?bot|bot|language model|ai assistant|assistant model|model|claude|gemini|copilot|(?:lead |ai )?(?:qualifier|classifier|grader|scorer|evaluator|scoring (?:engine|system|tool)))"
-_GRADE = r"(?:100|99|10/10|100 ?%|hundred|max(?:imum|imal|imo|ima)?|highest|top|perfect|full|best|hoch\w*|mejor|alta|haut\w*|zero|0|najwyz\w*|maks\w*)"
+_GRADE = r"(?:100|99|10/10|100 ?%|hundred|max(?:imum|imal|imo|ima)?|highest|top|perfect|full|best|hoch\w{0,12}|mejor|alta|haut\w{0,12}|zero|0|najwyz\w{0,12}|maks\w{0,12})"
 
 PATTERNS: tuple[Pattern, ...] = (
     *(_order("override", verbs, things) for verbs, things in _OVERRIDES),
     _any(
         "role",
-        "system|assistant|user|human|developer|tool|function|instruction|inst|prompt|<|system|mode",
-        r"^[\s>#*\-=\[({]*(?:system|assistant|user|human|developer|tool|ai|function|bot|operator)(?: (?:message|prompt|note|override|update|notice|instruction|turn))?[\])}*#]*\s?[:：>=-]",
-        r"<\|?/?\s*(?:im_start|im_end|system|assistant|user|endoftext|eot_id|start_header_id|begin_of_text|sys|inst|s)\b",
-        r"\[/?\s*(?:inst|system|assistant|user|sys|/sys|admin|developer)\b",
+        "system|assistant|user|human|developer|tool|function|inst|prompt|<|mode|end|begin|start|close|stop",
+        r"(?:^|[.!?;]\s)[\s>#*\-=\[({]{0,20}(?:system|assistant|user|human|developer|tool|ai|function|bot|operator)(?: (?:message|prompt|note|override|update|notice|instruction|turn))?[\])}*#]{0,5}\s?[:：>=-]",
+        r"<\|?/?\s{0,5}(?:im_start|im_end|system|assistant|user|endoftext|eot_id|start_header_id|begin_of_text|sys|inst|s)\b",
+        r"\[/?\s{0,5}(?:inst|system|assistant|user|sys|/sys|admin|developer)\b",
         r"<</?sys>>",
-        r"</?\s*(?:system|assistant|user|instructions?|prompt|enquiry|data|input|tool_?calls?|function_?calls?|invoke|message|context|untrusted)\b",
-        r"#{2,}\s*(?:system|instruction|response|assistant|human|user|new task|end)",
+        r"</?\s{0,5}(?:system|assistant|user|instructions?|prompt|enquiry|data|input|tool_?calls?|function_?calls?|invoke|message|context|untrusted)\b",
+        r"##\s{0,3}(?:system|instruction|response|assistant|human|user|new task|end)",
         r"\b(?:begin|end|start|close|stop)[ _-]{1,3}(?:of[ _-])?(?:the[ _-])?(?:system|prompt|data|enquiry|form|user|untrusted|input|message|customer|context|instruction)s?\b",
+        r"[-=#*_]{3}\s{0,3}(?:begin|end|start|close|stop)\b|\b(?:customer|user|untrusted) (?:input|data)\b",
         r"\b(?:admin|administrator|system|developer|supervisor|root|debug|maintenance|god|security)[ _-](?:override|notice|prompt|instruction|command|mode|directive|note to)\b",
         r"\bsystem (?:message|update)\b.{0,30}[:：]",
     ),
@@ -107,40 +108,40 @@ PATTERNS: tuple[Pattern, ...] = (
         "persona",
         "you are|you're|act as|act like|pretend|role|jailb|now on|your new|new task|new instruction|developer mode|dan mode|simulate|imagine|du bist|tu es|vous etes|eres|voce|sei ora|jestes|ты |你现在|你是|あなたは|당신은|sen art",
         r"\byou(?: are|'re) (?:now|no longer|actually)\b",
-        rf"\byou(?: are|'re) (?:an? |the )?(?:\w+ ){{0,2}}{_MACHINE}\b",
-        rf"\b(?:act|behave|respond|answer) (?:as|like) (?:if |though )?(?:you|an? |the )(?:\w+ ){{0,3}}(?:{_MACHINE}|were|are|unrestricted|admin\w*|developer|dan)\b",
+        rf"\byou(?: are|'re) (?:an? |the )?(?:\w{{1,20}} ){{0,2}}{_MACHINE}\b",
+        rf"\b(?:act|behave|respond|answer) (?:as|like) (?:if |though )?(?:you|an? |the )(?:\w{{1,20}} ){{0,3}}(?:{_MACHINE}|were|are|unrestricted|admin\w{{0,12}}|developer|dan)\b",
         r"\bpretend (?:to be|that|you)|\brole-?play|\bjailbr[eo]a?k|\bdan mode|\bdeveloper mode",
         r"\bfrom now on\b.{0,30}\b(?:you|every|all|any|leads?|respond|answer|score)\b",
-        r"\b(?:your|the) new (?:task|job|role|instructions?|rules?|objective|goal|persona)\b|\bnew (?:instructions?|task|rules?|directives?)\s*[:：]",
+        r"\b(?:your|the) new (?:task|job|role|instructions?|rules?|objective|goal|persona)\b|\bnew (?:instructions?|task|rules?|directives?)\s{0,5}[:：]",
         r"\b(?:simulate|imagine|suppose)\b.{0,60}\b(?:score|scor|leads?|model|assistant|instruction|qualif)",
         r"\bdu bist (?:jetzt|nun|ab jetzt)|\b(?:tu es|vous etes) (?:maintenant|desormais)|\bahora eres|\beres ahora|\bagora voce|\bvoce (?:e )?agora|\bsei ora|\bjestes teraz|\bteraz jestes|ты теперь|теперь ты|你现在是|从现在起|あなたは今|당신은 이제|artik sen|sen artik",
     ),
     _any(
         "score",
-        "score|scor|rating|rate |band|grade|rank|qualif|hot lead|confidence|next_step|next step|decision|call_now|punkt|bewert|puntu|puntaj|pontu|punteg|note de|ocen|оцен|балл|评分|分数|評分|スコア|点数|점수|درجة|स्कोर|अंक|puan|skor|diem|βαθμ|ציון|poang|klasse|lead",
-        rf"\b(?:give|giv|set|mark|rate|rating|assign|classif\w+|grade|rank|score|treat|flag|return|output|respond|reply|answer|put|award|bump|raise|increase|make|adjust|override|upgrade|must|should|always|needs? to)\b.{{0,50}}?\b(?:scores?\b.{{0,25}}?\b{_GRADE}\b|{_GRADE} (?:\w+ )?scores?|scored? (?:of )?{_GRADE}|band\W{{0,4}}[abc]\b|grade\W{{0,4}}a\b|hot lead|vip lead|(?:fully |highly |pre-?)?qualified|100 ?/ ?100|10 ?/ ?10|100 points)",
+        "score|scor|rating|rate |band|grade|rank|qualif|hot lead|confidence|next_step|next step|decision|call_now|punkt|bewert|punt|pontu|note de|ocen|оцен|балл|评分|分数|評分|スコア|点数|점수|درجة|स्कोर|अंक|puan|skor|diem|βαθμ|ציון|poang|klasse|lead",
+        rf"\b(?:give|giv|set|mark|rate|rating|assign|classif\w{{1,20}}|grade|rank|score|treat|flag|return|output|respond|reply|answer|put|award|bump|raise|increase|make|adjust|override|upgrade|must|should|always|needs? to)\b.{{0,50}}?\b(?:scores?\b.{{0,25}}?\b{_GRADE}\b|{_GRADE} (?:\w{{1,20}} )?scores?|scored? (?:of )?{_GRADE}|band\W{{0,4}}[abc]\b|grade\W{{0,4}}a\b|hot lead|vip lead|(?:fully |highly |pre-?)?qualified|100 ?/ ?100|10 ?/ ?10|100 points)",
         rf"\bscores?\b.{{0,20}}?(?:\b(?:as|at|with|of|to|is|be|must|should|exactly|=|:)\W{{0,3}}{_GRADE}\b|\W{{0,3}}\b{_GRADE}\b)",
-        r"\b(?:score|lead_score|confidence|decision|band|service|reasons?|next_step|outcome|tool_?calls?|org_id|contact_id|lead_id)[\"']\s*[:=]",
-        r"\b(?:lead_score|next_step|call_now|follow_up_decision|tool_calls?|score\s*=\s*\d|band\s*=)",
+        r"\b(?:score|lead_score|confidence|decision|band|service|reasons?|next_step|outcome|tool_?calls?|org_id|contact_id|lead_id)[\"']\s{0,5}[:=]",
+        r"\b(?:lead_score|next_step|call_now|follow_up_decision|tool_calls?|score\s{0,5}=\s{0,5}\d|band\s{0,5}=)",
         r"\b(?:confidence|next step|decision)\b.{0,15}?(?:\b1\.0|\b1\b|\b100|call|=)",
-        rf"(?:punkt\w*|bewert\w*|puntua\w*|puntaj\w*|pontua\w*|punteggi\w*|note de|\bnote\b|ocen\w*|оцен\w*|балл\w*|评分|分数|評分|得分|スコア|点数|점수|درجة|स्कोर|अंक|puan\w*|skor\w*|diem|βαθμ\w*|ציון|poang\w*|\bscore\b).{{0,30}}?(?:{_GRADE}|١٠٠|१००|１００|百|满分|滿分|最高|満点|최고|만점|высш\w*|максим\w*|القصوى|أعلى)",
-        rf"(?:{_GRADE}|١٠٠|१००|满分|滿分|最高|満点|최고|만점|высш\w*|максимальн\w*).{{0,25}}?(?:punkt\w*|bewert\w*|puntua\w*|puntaj\w*|pontua\w*|punteggi\w*|ocen\w*|оцен\w*|балл\w*|评分|分数|評分|スコア|点数|점수|درجة|स्कोर|अंक|puan|skor|diem|βαθμ\w*|ציון|poang)",
-        r"\b(?:treat|mark|classify|flag|tag|label|categori[sz]e|consider|qualify|accept|approve) (?:this|the|my|it|every|all|me)(?: \w+){0,3} as (?:an? |the |your )?(?:\w+ ){0,2}(?:hot|qualified|vip|band|score|top[- ]?(?:tier|lead|score)|highest|a-?band|approved|high[- ]value|premium|won|platinum)\b",
+        rf"(?:punkt\w{{0,12}}|bewert\w{{0,12}}|punt[aiou]\w{{0,12}}|pontua\w{{0,12}}|punteg\w{{0,12}}|note de|\bnote\b|ocen\w{{0,12}}|оцен\w{{0,12}}|балл\w{{0,12}}|评分|分数|評分|得分|スコア|点数|점수|درجة|स्कोर|अंक|puan\w{{0,12}}|skor\w{{0,12}}|diem|βαθμ\w{{0,12}}|ציון|poang\w{{0,12}}|\bscore\b).{{0,30}}?(?:{_GRADE}|١٠٠|१००|１００|百|满分|滿分|最高|満点|최고|만점|высш\w{{0,12}}|максим\w{{0,12}}|القصوى|أعلى)",
+        rf"(?:{_GRADE}|١٠٠|१००|满分|滿分|最高|満点|최고|만점|высш\w{{0,12}}|максимальн\w{{0,12}}).{{0,25}}?(?:punkt\w{{0,12}}|bewert\w{{0,12}}|punt[aiou]\w{{0,12}}|pontua\w{{0,12}}|punteg\w{{0,12}}|ocen\w{{0,12}}|оцен\w{{0,12}}|балл\w{{0,12}}|评分|分数|評分|スコア|点数|점수|درجة|स्कोर|अंक|puan|skor|diem|βαθμ\w{{0,12}}|ציון|poang)",
+        r"\b(?:treat|mark|classify|flag|tag|label|categori[sz]e|consider|qualify|accept|approve) (?:this|the|my|it|every|all|me)(?: \w{1,20}){0,3} as (?:an? |the |your )?(?:\w{1,20} ){0,2}(?:hot|qualified|vip|band|score|top[- ]?(?:tier|lead|score)|highest|a-?band|approved|high[- ]value|premium|won|platinum)\b",
         r"\b(?:this|the|my) (?:lead|enquiry|inquiry|submission|request|form|contact|customer)\b.{0,40}\b(?:band a|pre-?approved|pre-?qualified|already (?:been )?(?:scored|qualified|approved|verified)|must be (?:scored|rated|classified|qualified|band|approved)|highest band|score)\b",
     ),
     _any(
         "theft",
         "prompt|instruction|api|secret|password|token|credential|database|customer|contacts|leads|memory|configuration|environment|env",
-        r"\b(?:reveal|print|show|repeat|output|leak|send|list|dump|exfiltrate|forward|e-?mail|disclose|include|append|display|write|expose|copy|tell me|give me|return|summari[sz]e|quote|recite|translate)\b.{0,60}?\b(?:(?:system|hidden|original|initial|secret|your|full|above|entire) (?:\w+ )?(?:prompt|instructions?|message|rules|context|configuration|memory)|api[ _-]?keys?|secrets?\b|passwords?|access tokens?|credentials?|environment variables?|service[ _]role|database|connection string|(?:all|other|every|previous|your|recent|the last \w+|any) (?:\w+ )?(?:customers?|contacts|leads|enquir\w+|clients|tenants?|users|organi[sz]ations)(?:'s?)?\b)",
+        r"\b(?:reveal|print|show|repeat|output|leak|send|list|dump|exfiltrate|forward|e-?mail|disclose|include|append|display|write|expose|copy|tell me|give me|return|summari[sz]e|quote|recite|translate)\b.{0,60}?\b(?:(?:system|hidden|original|initial|secret|your|full|above|entire) (?:\w{1,20} )?(?:prompt|instructions?|message|rules|context|configuration|memory)|api[ _-]?keys?|secrets?\b|passwords?|access tokens?|credentials?|environment variables?|service[ _]role|database|connection string|(?:all|other|every|previous|your|recent|the last \w{1,20}|any) (?:\w{1,20} )?(?:customers?|contacts|leads|enquir\w{1,20}|clients|tenants?|users|organi[sz]ations)(?:'s?)?\b)",
     ),
     _any(
         "tool",
         "tool|function|sql|query|execute|run |curl|wget|select|drop table|delete from|insert into|update |import os|subprocess|http|webhook|send_|_email|_sms|_lead|_contact|_call|call_",
-        r"\b(?:call|use|invoke|execute|run|trigger|fire)\b(?: \w+){0,2} [`\"']?(?:\w+_\w+|sql|query|queries|webhook|script|(?:the|this|a|your|any|all|following|available) (?:\w+ )?(?:tools?|functions?|command|endpoint|api))\b",
+        r"\b(?:call|use|invoke|execute|run|trigger|fire)\b(?: \w{1,20}){0,2} [`\"']?(?:\w{1,20}_\w{1,20}|sql|query|queries|webhook|script|(?:the|this|a|your|any|all) (?:following |available |given )?(?:tools?|functions?|command|endpoint|api))\b",
         r"\b[a-z]+(?:_[a-z]+)+\s{0,2}\(",
-        r"\"?(?:tool|function)(?:_call)?s?\"?\s*[:=]\s*[\[{\"']",
-        r"\bselect\b.{1,40}\bfrom\b.{1,40}\b(?:where|;|contacts|leads|users|auth)|\bdrop table|\bdelete from\b|\binsert into\b|\bupdate \w+ set\b|\bunion select",
-        r"\b(?:curl|wget)\s+-?\S*\s*(?:https?:|-)|\bimport os\b|\bsubprocess\.|\bfetch\(",
+        r"\"?(?:tool|function)(?:_call)?s?\"?\s{0,5}[:=]\s{0,5}[\[{\"']",
+        r"\bselect\b.{1,40}\bfrom\b.{1,40}\b(?:where|;|contacts|leads|users|auth)|\bdrop table|\bdelete from\b|\binsert into\b|\bupdate \w{1,20} set\b|\bunion select",
+        r"\b(?:curl|wget)\s+-?\S*\s{0,5}(?:https?:|-)|\bimport os\b|\bsubprocess\.|\bfetch\(",
         r"\b(?:send|post|forward|upload|submit)\b.{0,60}?\b(?:to|at)\b.{0,20}?(?:https?://|webhook)",
     ),
     _any(
@@ -148,7 +149,7 @@ PATTERNS: tuple[Pattern, ...] = (
         "ai|llm|gpt|bot|model|claude|gemini|copilot|qualifier|classifier|grader|scorer|evaluator|scoring|automat|ki-|ia |ии|人工智能|助手|アシスタント|모델|모형|인공지능",
         rf"\b(?:dear|attention|attn|note (?:to|for)|message (?:to|for)|instructions? (?:to|for)|hey|hi|hello|listen|important for|reminder (?:to|for)|if you are|as|whoever is|to the|to any|for the|for any)\b[ ,:]{{1,3}}(?:all |an? |the |any |our |your |you |automated |friendly |helpful )*{_MACHINE}\b(?! (?:number|no\b|is|was|of|year|name|we|has|that|and|home|house|railway|boat|train|t\b|s\b|3\b))",
         r"\b(?:as|being) an? (?:ai|large|language)\b|\blarge language model|\blanguage model|\bautomated (?:reviewer|reader|agent|assistant|scoring|triage)\b",
-        r"\ban (?:die|den) ki\b|\bliebe ki\b|\bchere ia\b|\bquerida ia\b|\bуважаем\w+ ии\b|亲爱的人工智能|人工智能|ai助手|ai 助手|aiアシスタント|인공지능",
+        r"\ban (?:die|den) ki\b|\bliebe ki\b|\bchere ia\b|\bquerida ia\b|\bуважаем\w{1,20} ии\b|亲爱的人工智能|人工智能|ai助手|ai 助手|aiアシスタント|인공지능",
     ),
     _any(
         "format",
@@ -160,7 +161,7 @@ PATTERNS: tuple[Pattern, ...] = (
     _any(
         "markup",
         "<|![|](",
-        r"<!--|-->|<!\[cdata|<\s*(?:script|img|iframe|svg|style|link|meta|object|embed|form|input|body|html|div|span|a|details|template|xml|\?xml|!doctype|!entity|font|marquee|video|button)\b",
+        r"<!--|-->|<!\[cdata|<\s{0,5}(?:script|img|iframe|svg|style|link|meta|object|embed|form|input|body|html|div|span|a|details|template|xml|\?xml|!doctype|!entity|font|marquee|video|button)\b",
         r"!\[.{0,200}?\]\s{0,2}\(|\]\(\s{0,2}(?:https?:|javascript:|data:|/)",
     ),
     _any(

@@ -4,7 +4,6 @@ letters, reversed, rot13, unescaped. Who hides an order hides it from people or 
 import base64
 import binascii
 import codecs
-import html
 import re
 import unicodedata
 from collections.abc import Callable, Iterator
@@ -29,8 +28,6 @@ def spellings(text: str) -> list[str]:
 
 
 def _unescaped(text: str) -> str:
-    if "&" in text:
-        text = html.unescape(text)
     if "%" in text:
         text = unquote(text)
     if "\\" in text:

@@ -1,0 +1,310 @@
+"""llm: one question to a model, asked again when the way fails, repaired once, and every failure by its name."""
+
+import asyncio
+import json
+import time
+from collections.abc import Iterator
+from email.utils import formatdate
+from typing import Any
+
+import pytest
+from hubs import free_port
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from llm_server import KEY, ModelServer, Reply, completion, model_server, refusal, tool_call
+from pydantic import BaseModel, ConfigDict
+
+from shared import llm
+from shared.llm import Limits, Question, Usage
+from shared.settings import BadSetting, Llm, load_if_set
+
+SCHEMA = {
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["size"],
+    "properties": {"size": {"type": "integer"}},
+}
+QUESTION = Question("some-model", "Be brief.", "How large?", "size", SCHEMA, 50, 0.5)
+LIMITS = Limits(seconds=5, tries=2, rest_seconds=0)
+GOOD = completion('{"size": 3}')
+
+
+class Size(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    size: int
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ModelServer]:
+    with model_server() as server:
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def environment(server: ModelServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in server.settings.items():
+        monkeypatch.setenv(name, value)
+
+
+def asked(
+    *replies: Any, server: ModelServer | None = None, limits: Limits = LIMITS, times: int = 1
+) -> tuple[list[Any], Usage]:
+    """What came of asking, an answer or a failure each time, and what it took."""
+    if server:
+        server.says(*replies)
+    usage = Usage()
+
+    async def ask() -> list[Any]:
+        outcomes: list[Any] = []
+        for _ in range(times):
+            try:
+                outcomes.append(await llm.ask(QUESTION, Size.model_validate, limits, usage))
+            except llm.Failure as failure:
+                outcomes.append(failure)
+        await llm.close()
+        return outcomes
+
+    return asyncio.run(ask()), usage
+
+
+def test_a_question_is_asked_as_the_providers_document_it(server: ModelServer) -> None:
+    (answer,), usage = asked(GOOD, server=server)
+
+    (request,) = server.asked
+    assert answer == Size(size=3)
+    assert (usage.requests, usage.tokens_in, usage.tokens_out) == (1, 120, 30)
+    assert request.path == "/v1/chat/completions"
+    assert request.headers["authorization"] == f"Bearer {KEY}"
+    assert request.body == {
+        "model": "some-model",
+        "messages": [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": "How large?"},
+        ],
+        "max_tokens": 50,
+        "temperature": 0.5,
+        "response_format": {
+            "type": "json_schema",
+            "json_schema": {"name": "size", "strict": True, "schema": SCHEMA},
+        },
+    }
+
+
+@pytest.mark.parametrize(
+    ("reply", "failure", "requests"),
+    [
+        (refusal(429), llm.RateLimited, 2),
+        (refusal(429, retry_after="60"), llm.RateLimited, 1),
+        (refusal(429, retry_after=formatdate(time.time() + 60, usegmt=True)), llm.RateLimited, 1),
+        (refusal(429, "insufficient_quota"), llm.RequestRefused, 1),
+        (refusal(500), llm.ServerFailed, 2),
+        (refusal(503, retry_after="60"), llm.ServerFailed, 1),
+        (refusal(500, x_should_retry="false"), llm.ServerFailed, 1),
+        (refusal(400), llm.RequestRefused, 1),
+        (refusal(401), llm.RequestRefused, 1),
+        (refusal(307, location="http://127.0.0.1:1/v1/chat/completions"), llm.RequestRefused, 1),
+        (Reply(stalls=True), llm.TimedOut, 1),
+        (Reply(breaks_off=True), llm.ServerFailed, 2),
+        (Reply(body=GOOD.body[:40], breaks_off=True), llm.ServerFailed, 2),
+        (Reply(), llm.Garbled, 2),
+        (Reply(body=GOOD.body[:40]), llm.Garbled, 2),
+        (Reply(body=b"[" * 100_000), llm.Garbled, 2),
+        (Reply(body=b"x" * 300_000), llm.Garbled, 2),
+        (Reply(body=b'{"choices": []}'), llm.Garbled, 2),
+        (completion(None, refusal="I would rather not."), llm.ModelRefused, 1),
+        (completion('{"size": 3}', finish="content_filter"), llm.ModelRefused, 1),
+        (completion('{"size":', finish="length"), llm.CutOff, 1),
+        (completion(""), llm.InvalidAnswer, 2),
+        (completion('{"size":'), llm.InvalidAnswer, 2),
+        (completion('{"size": "3"}'), llm.InvalidAnswer, 2),
+        (completion('{"size": 3, "org_id": "another"}'), llm.InvalidAnswer, 2),
+        (completion("null"), llm.InvalidAnswer, 2),
+        (completion(None, finish="tool_calls", tool_calls=[tool_call("send_email")]), llm.InvalidAnswer, 2),
+    ],
+)
+def test_each_failure_has_its_name_and_its_number_of_tries(
+    server: ModelServer, reply: Reply, failure: type[llm.Failure], requests: int
+) -> None:
+    (outcome,), usage = asked(reply, server=server, limits=LIMITS.model_copy(update={"seconds": 1.5}))
+
+    assert outcome.code == failure.code
+    assert usage.requests == len(server.asked) == requests
+
+
+def test_the_names_tell_each_failure_apart() -> None:
+    kinds = [kind for kind in vars(llm).values() if isinstance(kind, type) and issubclass(kind, llm.Failure)]
+
+    told = {(kind.code, kind.words) for kind in kinds if kind is not llm.BrokenOff}
+    assert len(told) == len({code for code, _ in told}) == len(kinds) - 1
+
+
+def test_nobody_there_is_told_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLM_BASE_URL", f"http://127.0.0.1:{free_port()}/v1")
+
+    (outcome,), _ = asked()
+
+    assert isinstance(outcome, llm.Unreachable)
+
+
+@pytest.mark.parametrize("wait", [{"retry_after": "0.2"}, {"retry_after_ms": "200"}])
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_wait_that_the_server_asks_for_is_kept(
+    server: ModelServer, status: int, wait: dict[str, str]
+) -> None:
+    started = time.perf_counter()
+
+    (answer,), usage = asked(refusal(status, **wait), GOOD, server=server)
+
+    assert (answer, usage.requests) == (Size(size=3), 2)
+    assert time.perf_counter() - started >= 0.2
+
+
+@pytest.mark.parametrize(
+    ("first", "problem"),
+    [
+        (completion("Sure! It is 3."), "it is not JSON"),
+        (completion('{"size": "large"}'), "size: int_type"),
+        (completion('{"size": 3, "x y\\nz": 1}'), "…: extra_forbidden"),
+        (completion(None, finish="tool_calls", tool_calls=[tool_call("bad name!")]), "it asks for a tool"),
+    ],
+)
+def test_an_answer_that_does_not_fit_goes_back_once_with_what_is_wrong(
+    server: ModelServer, first: Reply, problem: str
+) -> None:
+    (answer,), usage = asked(first, GOOD, server=server)
+
+    assert (answer, usage.requests, usage.is_repaired) == (Size(size=3), 2, True)
+    assert usage.tokens == 300
+    roles = [message["role"] for message in server.asked[1].body["messages"]]
+    assert roles == ["system", "user", "assistant", "user"]
+    assert problem in server.asked[1].body["messages"][3]["content"]
+
+
+def test_an_answer_in_a_fence_is_read(server: ModelServer) -> None:
+    (answer,), _ = asked(completion('```json\n{"size": 3}\n```'), server=server)
+
+    assert answer == Size(size=3)
+
+
+def test_whatever_happens_the_time_limit_holds(server: ModelServer) -> None:
+    limits = Limits(seconds=1, tries=4)
+    started = time.perf_counter()
+
+    (outcome,), _ = asked(refusal(500, retry_after="0.4"), Reply(stalls=True), server=server, limits=limits)
+
+    assert isinstance(outcome, llm.TimedOut)
+    assert time.perf_counter() - started < 1.5
+
+
+def test_an_endpoint_that_keeps_failing_is_left_alone_for_a_while(server: ModelServer) -> None:
+    limits = Limits(seconds=5, tries=1, rest_seconds=60)
+
+    outcomes, _ = asked(refusal(500), server=server, limits=limits, times=5)
+
+    assert [type(outcome) for outcome in outcomes] == [llm.ServerFailed] * 3 + [llm.Resting] * 2
+    assert len(server.asked) == 3
+
+
+def test_one_that_says_when_to_come_back_is_left_alone_until_then(server: ModelServer) -> None:
+    limits = Limits(seconds=5, tries=2, rest_seconds=60)
+
+    outcomes, _ = asked(refusal(429, retry_after="50"), server=server, limits=limits, times=2)
+
+    assert [type(outcome) for outcome in outcomes] == [llm.RateLimited, llm.Resting]
+
+
+def test_bad_answers_are_no_reason_to_leave_it_alone(server: ModelServer) -> None:
+    limits = Limits(seconds=5, rest_seconds=60)
+
+    outcomes, _ = asked(completion("no"), server=server, limits=limits, times=4)
+
+    assert [type(outcome) for outcome in outcomes] == [llm.InvalidAnswer] * 4
+
+
+def test_a_run_has_a_limit_of_tokens(server: ModelServer) -> None:
+    dear = completion("no", usage=(900, 90))
+
+    (outcome,), usage = asked(dear, GOOD, server=server, limits=Limits(tokens=1000))
+
+    assert isinstance(outcome, llm.OverBudget)
+    assert usage.requests == 1
+
+
+@pytest.mark.parametrize("stated", [None, (-5, 3), (10**9, 1)])
+def test_tokens_that_the_server_does_not_tell_are_estimated(server: ModelServer, stated: Any) -> None:
+    (answer,), usage = asked(completion('{"size": 3}', usage=stated), server=server)
+
+    assert answer == Size(size=3)
+    assert usage.is_estimated
+    assert 10 < usage.tokens < 1000
+
+
+def test_an_outer_cancel_is_not_taken_for_the_limit(server: ModelServer) -> None:
+    server.says(Reply(stalls=True))
+
+    async def cut_short() -> None:
+        try:
+            async with asyncio.timeout(0.2):
+                await llm.ask(QUESTION, Size.model_validate, LIMITS, Usage())
+        finally:
+            await llm.close()
+
+    with pytest.raises(TimeoutError):
+        asyncio.run(cut_short())
+
+
+def test_the_key_is_in_no_failure(server: ModelServer, capfd: pytest.CaptureFixture[str]) -> None:
+    (outcome,), _ = asked(refusal(401), server=server)
+
+    assert KEY not in f"{outcome!r} {outcome} {outcome.__cause__!r} {outcome.words}"
+    assert KEY not in "".join(capfd.readouterr())
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=10), inner, max_size=4),
+    max_leaves=8,
+)
+
+
+@given(said=json_values)
+@settings(max_examples=60, deadline=None)
+def test_any_json_is_an_answer_or_an_invalid_one(server: ModelServer, said: Any) -> None:
+    (outcome,), _ = asked(completion(json.dumps(said)), server=server)
+
+    assert isinstance(outcome, Size | llm.InvalidAnswer)
+
+
+@given(body=st.binary(max_size=60) | json_values.map(lambda value: json.dumps(value).encode()))
+@settings(max_examples=60, deadline=None)
+def test_any_body_ends_in_a_failure_with_a_name(server: ModelServer, body: bytes) -> None:
+    (outcome,), _ = asked(Reply(body=body), server=server, limits=LIMITS.model_copy(update={"tries": 1}))
+
+    assert isinstance(outcome, llm.Failure)
+
+
+def test_without_any_setting_there_is_no_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LLM_BASE_URL", "LLM_API_KEY", "LLM_MODEL"):
+        monkeypatch.setenv(name, " ")
+
+    assert load_if_set(Llm) is None
+
+
+@pytest.mark.parametrize("name", ["LLM_BASE_URL", "LLM_API_KEY", "LLM_MODEL"])
+def test_a_part_of_the_settings_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.delenv(name)
+
+    with pytest.raises(BadSetting, match=name):
+        load_if_set(Llm)
+
+
+@pytest.mark.parametrize("key", ["two\nlines-4711", "with space-4711", "ümlaut-4711"])
+def test_a_key_that_no_header_can_carry_is_refused_without_being_told(
+    monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setenv("LLM_API_KEY", key)
+
+    with pytest.raises(BadSetting, match="LLM_API_KEY") as refused:
+        load_if_set(Llm)
+    assert "4711" not in str(refused.value)
