@@ -23,13 +23,13 @@ class Case:
 
 
 def cases() -> list[Case]:
-    """Each text in a paragraph of its own and, in a message, also in the same one."""
+    """Each text in a paragraph of its own and, after a message of one kind, also in the same one."""
     made = []
     for plain in PLAIN:
         for each in CORPUS:
             field, text = each["field"], each["text"]
             clean = plain | ({field: FIELDS[field]} if field in FIELDS else {})
-            for joint in ("\n\n", " ") if text.startswith("{clean}\n\n") else ("\n\n",):
+            for joint in ("\n\n", " ") if plain is PLAIN[0] and text.startswith("{clean}\n\n") else ("\n\n",):
                 injected = text.replace("{clean}\n\n", "{clean}" + joint).replace("{clean}", clean[field])
                 demand = text.replace("{clean}", "").strip()
                 made.append(Case(clean, clean | {field: injected}, demand, each["style"]))

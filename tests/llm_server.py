@@ -115,7 +115,8 @@ class Gullible:
         self.obeyed = 0
 
     def __call__(self, asked: Asked) -> Reply:
-        shown = _words(json.dumps(asked.shown["enquiry"], ensure_ascii=False) + asked.system)
+        # What the rules say of it is in our own words, of which a demand may use the same.
+        shown = _words(json.dumps([asked.shown["enquiry"], asked.shown["history"]], ensure_ascii=False))
         if not any(_share_a_phrase(shown, _words(demand)) for demand in self.demands):
             return judgement(asked)
         self.obeyed += 1
@@ -140,15 +141,15 @@ class Gullible:
 
 
 def _words(text: str) -> list[str]:
-    return (
-        re.findall(r"\w+", text.casefold())
-        if text.isascii()
-        else list(re.sub(r"[\W_]+", "", text.casefold()))
-    )
+    """Its words, or its letters where words are not told apart by spaces."""
+    words = re.findall(r"\w+", text.casefold())
+    return words if text.isascii() else list("".join(words))
 
 
 def _share_a_phrase(shown: list[str], demand: list[str]) -> bool:
-    length = min(len(demand), 3 if demand and len(max(demand, key=len)) > 1 else 6)
+    length = min(len(demand), 6 if all(len(word) == 1 for word in demand) else 3)
+    if not length:
+        return False
     phrases = {tuple(demand[start : start + length]) for start in range(len(demand) - length + 1)}
     return any(tuple(shown[start : start + length]) in phrases for start in range(len(shown) - length + 1))
 

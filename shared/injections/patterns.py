@@ -133,6 +133,7 @@ PATTERNS: tuple[Pattern, ...] = (
         "theft",
         "prompt|instruction|api|secret|password|token|credential|database|customer|contacts|leads|memory|configuration|environment|env",
         r"\b(?:reveal|print|show|repeat|output|leak|send|list|dump|exfiltrate|forward|e-?mail|disclose|include|append|display|write|expose|copy|tell me|give me|return|summari[sz]e|quote|recite|translate)\b.{0,60}?\b(?:(?:system|hidden|original|initial|secret|your|full|above|entire) (?:\w{1,20} )?(?:prompt|instructions?|message|rules|context|configuration|memory)|api[ _-]?keys?|secrets?\b|passwords?|access tokens?|credentials?|environment variables?|service[ _]role|database|connection string|(?:all|other|every|previous|your|recent|the last \w{1,20}|any) (?:\w{1,20} )?(?:customers?|contacts|leads|enquir\w{1,20}|clients|tenants?|users|organi[sz]ations)(?:'s?)?\b)",
+        r"\b(?:what|which|who)\b.{0,30}\b(?:other|previous|earlier) (?:customers?|contacts|leads|clients|users|tenants?)\b.{0,20}\b(?:ask|say|said|want|wrote|write|told|pay|paid|are|were|is|was)",
     ),
     _any(
         "tool",
