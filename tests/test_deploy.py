@@ -117,6 +117,24 @@ def test_what_must_be_set_once_is_listed(deploy: Deploy) -> None:
     )
 
 
+def test_a_model_goes_along_when_the_environment_names_one(deploy: Deploy) -> None:
+    done = deploy("--dry-run", LLM_BASE_URL="https://model.example/v1", LLM_MODEL="small")
+
+    given = next(flags(command) for command in printed(done) if "lead-qualifier" in command)
+    assert given["--set-env-vars"] == "LLM_BASE_URL=https://model.example/v1,LLM_MODEL=small"
+    assert "LLM_API_KEY=LLM_API_KEY:latest" in given["--set-secrets"].split(",")
+    assert "gcloud secrets create LLM_API_KEY" in done.stdout
+    assert "LLM_" not in deploy("--dry-run").stdout
+
+
+def test_a_part_of_a_model_is_not_deployed(deploy: Deploy, calls: Any) -> None:
+    done = deploy(LLM_BASE_URL="https://model.example/v1")
+
+    assert done.returncode == 2
+    assert [line.split(":")[0].strip() for line in done.stderr.splitlines()[1:]] == ["LLM_MODEL"]
+    assert calls() == []
+
+
 def test_it_runs_what_it_prints(
     deploy: Deploy, calls: Any, environment: dict[str, str], tmp_path: Path
 ) -> None:

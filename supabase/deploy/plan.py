@@ -29,8 +29,13 @@ NEEDED = {
     "SUPABASE_DB_PASSWORD": "of role postgres, unless it stands in SUPABASE_DB_URL",
 }
 PROGRAMS = {"supabase": "the Supabase CLI", "gcloud": "the Google Cloud CLI"}
-# What browsers see as well; every other setting is a secret.
-PUBLIC_SETTINGS = frozenset({"SUPABASE_URL", "SUPABASE_PUBLISHABLE_KEY"})
+# What goes along as it stands here; every other setting is a secret.
+PUBLIC_SETTINGS = {
+    "SUPABASE_URL": "the project's",
+    "SUPABASE_PUBLISHABLE_KEY": "the project's",
+    "LLM_BASE_URL": "of an OpenAI-compatible endpoint, as in https://api.openai.com/v1",
+    "LLM_MODEL": "the model for agents whose version names none",
+}
 # Each holds up to four connections, and a small pooler serves 200 clients.
 MAX_INSTANCES = 10
 
@@ -98,7 +103,7 @@ def plan(manifest: Manifest, environment: Mapping[str, str]) -> list[Command]:
 
 
 def checklist(manifest: Manifest, environment: Mapping[str, str]) -> str:
-    secrets = sorted({name for entry in manifest.values() for name in _secrets(entry)})
+    secrets = sorted({name for entry in manifest.values() for name in _secrets(entry, environment)})
     create = [f"    gcloud secrets create {name} --data-file=-" for name in secrets]
     project, region = _value("GCP_PROJECT", environment), _value("GCP_REGION", environment)
     functions_url = f"https://{region}-{project}.cloudfunctions.net"
@@ -116,8 +121,12 @@ def _push_migrations(environment: Mapping[str, str]) -> Command:
 
 
 def _deploy(name: str, entry: dict[str, Any], environment: Mapping[str, str]) -> Command:
-    secrets = ",".join(f"{secret}={secret}:latest" for secret in _secrets(entry))
-    public = ",".join(f"{setting}={_value(setting, environment)}" for setting in _public_settings(entry))
+    secrets = ",".join(f"{secret}={secret}:latest" for secret in _secrets(entry, environment))
+    public = ",".join(
+        f"{name}={_value(name, environment)}"
+        for name in _settings(entry, environment)
+        if name in PUBLIC_SETTINGS
+    )
     options = {
         "project": _value("GCP_PROJECT", environment),
         "region": _value("GCP_REGION", environment),
@@ -144,12 +153,14 @@ def _deploy(name: str, entry: dict[str, Any], environment: Mapping[str, str]) ->
     )
 
 
-def _secrets(entry: dict[str, Any]) -> list[str]:
-    return [name for name in entry["settings"] if name not in PUBLIC_SETTINGS]
+def _secrets(entry: dict[str, Any], environment: Mapping[str, str]) -> list[str]:
+    return [name for name in _settings(entry, environment) if name not in PUBLIC_SETTINGS]
 
 
-def _public_settings(entry: dict[str, Any]) -> list[str]:
-    return [name for name in entry["settings"] if name in PUBLIC_SETTINGS]
+def _settings(entry: dict[str, Any], environment: Mapping[str, str]) -> list[str]:
+    """With the optional ones when any of them stands in the environment: one alone would not let it start."""
+    optional: list[str] = entry.get("optional_settings", [])
+    return [*entry["settings"], *(optional if any(environment.get(name) for name in optional) else [])]
 
 
 def _value(name: str, environment: Mapping[str, str]) -> str:
@@ -165,7 +176,8 @@ def _without_password_in_url(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def _missing(manifest: Manifest, environment: Mapping[str, str]) -> list[str]:
-    public = {name: "the project's" for entry in manifest.values() for name in _public_settings(entry)}
+    used = {name for entry in manifest.values() for name in _settings(entry, environment)}
+    public = {name: what for name, what in PUBLIC_SETTINGS.items() if name in used}
     settings = [f"{name}: {what}" for name, what in {**NEEDED, **public}.items() if not environment.get(name)]
     return settings + [f"{name}: {what}" for name, what in PROGRAMS.items() if not shutil.which(name)]
 
