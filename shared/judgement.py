@@ -232,7 +232,7 @@ _LINK = re.compile(
 
 def _plain(reason: str) -> str | None:
     """One short line without links, addresses, marks and whatever else is no plain sentence."""
-    line = unicodedata.normalize("NFKC", reason[: 4 * LONGEST_REASON])
+    line = _LINK.sub(" ", unicodedata.normalize("NFKC", reason[: 4 * LONGEST_REASON]))
     line = "".join(mark if unicodedata.category(mark)[0] in "LNMZP" else " " for mark in line)
     if injections.kinds(line):
         return None

@@ -158,15 +158,28 @@ def test_a_lease_that_was_taken_away_ends_its_handler_without_effect(
 
 
 def test_the_deadline_gives_back_what_was_not_finished_at_no_attempt(
-    hub: Any, target: str, emit: Any, drained: Drained, monkeypatch: pytest.MonkeyPatch
+    hub: Any, target: str, emit: Any, drained: Drained
 ) -> None:
-    monkeypatch.setattr(deliveries, "GRACE", 0.2)
     emit(5)
 
-    summary = drained(never, concurrency=2, deadline=0.3)
+    summary = drained(never, concurrency=2, deadline=0.3, grace=0.2)
 
     assert (summary["claimed"], summary["released"]) == (5, 5)
     assert set(outcomes(hub, target).values()) == {("pending", 0, None)}
+
+
+def test_what_runs_at_the_deadline_has_its_grace_to_end(
+    hub: Any, target: str, emit: Any, drained: Drained
+) -> None:
+    emit(1)
+
+    async def slow(_delivery: Delivery) -> Done:
+        await asyncio.sleep(0.6)
+        return Done()
+
+    summary = drained(slow, deadline=0.1, grace=20)
+
+    assert (summary["done"], summary["released"]) == (1, 0)
 
 
 def test_a_drain_that_is_cancelled_gives_everything_back(hub: Any, target: str, emit: Any) -> None:

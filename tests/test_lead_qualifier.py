@@ -83,6 +83,22 @@ def test_the_second_enquiry_of_a_person_is_known_as_such(hub: Any) -> None:
     assert any("before" in reason for reason in actions(hub, second)[0][2])
 
 
+def test_without_a_model_a_version_with_a_prompt_decides_as_its_rules_alone(own_hub: Any) -> None:
+    outputs = []
+    for version in (1, 2):
+        own_hub.sql("select private.publish_version(id, %s) from public.agents", version)
+        event = submit(own_hub, name="Jo", message="A switchboard in Ponsonby, urgent, about $5,000.")[
+            "event_id"
+        ]
+        assert own_hub.until(lambda event=event: len(actions(own_hub, event)) == 1)
+        action = "select output, reasons, outcome::text, confidence, tokens from public.agent_actions where event_id = %s"
+        outputs.append(own_hub.rows(action, event))
+
+    assert outputs[0] == outputs[1]
+    assert outputs[0][0][0]["decided_by"] == "rules"
+    assert outputs[0][0][4] is None
+
+
 def test_an_event_inserted_by_sql_alone_starts_the_agent(hub: Any) -> None:
     event = hub.rows(
         "insert into public.events (org_id, type, data) select id, 'form.submitted', '{\"message\": \"from sql\"}'"

@@ -2,25 +2,32 @@
 
 import re
 from collections.abc import Iterable, Iterator
+from functools import cache
 from typing import NamedTuple
 
 
 class Pattern(NamedTuple):
     kind: str
     stems: tuple[str, ...]
-    pattern: re.Pattern[str]
+    pattern: str
 
 
 def matched(text: str) -> Iterator[str]:
     for kind, stems, pattern in PATTERNS:
-        if any(stem in text for stem in stems) and pattern.search(text):
+        if any(stem in text for stem in stems) and _compiled(pattern).search(text):
             yield kind
+
+
+@cache
+def _compiled(pattern: str) -> re.Pattern[str]:
+    # At the first need: all of them take 20 ms of a cold start.
+    return re.compile(pattern, re.DOTALL | re.MULTILINE)
 
 
 def _order(kind: str, verbs: str, things: str, gap: int = 50) -> Pattern:
     """A verb and what it is done to, near each other; in many languages the thing comes first."""
     either = rf"(?:{verbs}).{{0,{gap}}}?(?:{things})|(?:{things}).{{0,{gap}}}?(?:{verbs})"
-    return Pattern(kind, _stems(verbs), re.compile(either, re.DOTALL))
+    return Pattern(kind, _stems(verbs), either)
 
 
 def _stems(alternatives: str) -> tuple[str, ...]:
@@ -29,7 +36,7 @@ def _stems(alternatives: str) -> tuple[str, ...]:
 
 
 def _any(kind: str, stems: str, *patterns: str) -> Pattern:
-    return Pattern(kind, tuple(stems.split("|")), re.compile("|".join(patterns), re.DOTALL | re.MULTILINE))
+    return Pattern(kind, tuple(stems.split("|")), "|".join(patterns))
 
 
 # For each language: verbs that set aside, and what a machine is told by.
