@@ -2,7 +2,8 @@
 
 The rules judge every enquiry. A model may move their score within `thresholds`, never into a better band: where
 it would, a person is asked. It chooses a service and a next step from the version's lists, and says why in a few
-short lines. It has no tools, sees no address and no number, and remembers nothing in words of its own.
+short lines. It has no tools, is told of name, address and number only whether they were given, and remembers
+nothing in words of its own.
 """
 
 import json
