@@ -46,16 +46,16 @@ begin
 
   insert into public.agent_actions (
     org_id, agent_id, agent, version_id, delivery_id, event_id, contact_id, lead_id, decision, reasons, confidence,
-    outcome, input_digest, output, tokens, cost_cents, duration_ms, trace_id, review, proposal)
+    outcome, input_digest, input, output, tokens, cost_cents, duration_ms, trace_id, review, proposal)
   select
     it.org_id, it.agent_id, it.agent, coalesce((it.effects #>> '{action,version_id}')::uuid, it.version_id),
     it.id, it.event_id, it.contact_id, case when it.subject_type = 'lead' then it.subject_id end,
     action.decision, coalesce(action.reasons, '{}'), action.confidence, action.outcome, action.input_digest,
-    coalesce(action.output, '{}'), action.tokens, action.cost_cents, it.duration_ms, it.trace_id,
+    coalesce(action.input, '{}'), coalesce(action.output, '{}'), action.tokens, action.cost_cents, it.duration_ms, it.trace_id,
     case when it.effects ? 'proposal' then 'pending'::public.review_state end, it.effects -> 'proposal'
   from unnest(settled) as it
   cross join lateral jsonb_to_record(it.effects -> 'action') as action (
-    decision text, reasons text[], confidence numeric, outcome public.action_outcome, input_digest text,
+    decision text, reasons text[], confidence numeric, outcome public.action_outcome, input_digest text, input jsonb,
     output jsonb, tokens integer, cost_cents numeric)
   where it.effects ? 'action';
 

@@ -172,7 +172,10 @@ def test_a_pause_is_honoured_by_the_next_claim(agent_hub: Hub) -> None:
 def test_a_version_is_drafted_published_and_rolled_back(agent_hub: Hub) -> None:
     [(config,)] = agent_hub.rows(CONFIG)
     drafted = agent_hub.rpc(
-        "create_version", "ADMIN", agent="lead-qualifier", config=config | {"base": 90}
+        "create_version",
+        "ADMIN",
+        agent="lead-qualifier",
+        config=config | {"rules": config["rules"] | {"base": 90}},
     ).json()
     before = submit(agent_hub)
     assert agent_hub.until(lambda: agent_hub.rows(SCORED, before) != [(None,)])
@@ -180,7 +183,7 @@ def test_a_version_is_drafted_published_and_rolled_back(agent_hub: Hub) -> None:
     agent_hub.rpc("publish_version", "ADMIN", agent="lead-qualifier", version=drafted).raise_for_status()
     after = submit(agent_hub)
     assert agent_hub.until(lambda: agent_hub.rows(SCORED, after) != [(None,)])
-    agent_hub.rpc("publish_version", "ADMIN", agent="lead-qualifier", version=1).raise_for_status()
+    agent_hub.rpc("publish_version", "ADMIN", agent="lead-qualifier", version=2).raise_for_status()
     rolled_back = submit(agent_hub)
     assert agent_hub.until(lambda: agent_hub.rows(SCORED, rolled_back) != [(None,)])
 
@@ -190,7 +193,7 @@ def test_a_version_is_drafted_published_and_rolled_back(agent_hub: Hub) -> None:
         "select version, deployed_by is not null from public.agent_deployments join public.agent_versions on agent_versions.id = version_id"
         " order by agent_deployments.id desc limit 2"
     )
-    assert history == [(1, True), (drafted, True)]
+    assert history == [(2, True), (drafted, True)]
 
 
 def test_an_event_is_handled_by_the_version_published_when_it_was_claimed(agent_hub: Hub) -> None:
@@ -209,7 +212,7 @@ def test_an_event_is_handled_by_the_version_published_when_it_was_claimed(agent_
         agent_hub.sql("select hub.settle_deliveries(%s::jsonb)", json.dumps([settlement]))
     finally:
         agent_hub.sql("select net.clear_faults()")
-        agent_hub.rpc("publish_version", "ADMIN", agent="lead-qualifier", version=1)
+        agent_hub.rpc("publish_version", "ADMIN", agent="lead-qualifier", version=2)
 
     assert agent_hub.rows(
         "select version from public.agent_actions join public.agent_versions on agent_versions.id = version_id where contact_id = %s",
@@ -219,7 +222,7 @@ def test_an_event_is_handled_by_the_version_published_when_it_was_claimed(agent_
 
 @pytest.mark.parametrize("who", ["OPERATOR", "VIEWER", "CLOSER"])
 def test_only_admins_publish(agent_hub: Hub, who: str) -> None:
-    assert agent_hub.rpc("publish_version", who, agent="lead-qualifier", version=1).status_code == 404
+    assert agent_hub.rpc("publish_version", who, agent="lead-qualifier", version=2).status_code == 404
     assert agent_hub.rpc("create_version", who, agent="lead-qualifier", config={}).status_code == 404
 
 

@@ -55,7 +55,7 @@ def test_a_score_is_explained_with_its_reasons(hub: Hub, event: str) -> None:
 
     assert f"The lead's score is {score}" in story
     assert "asks for switchboard work" in story
-    assert "with version 1" in story
+    assert "with version 2" in story
 
 
 def test_an_alert_is_explained_from_the_event_that_could_not_be_handled(hub: Hub) -> None:

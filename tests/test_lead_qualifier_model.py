@@ -110,7 +110,10 @@ def test_the_model_decides_and_the_action_says_so(hub: Hub, model: ModelServer) 
     assert done["output"]["model"] == {"name": "stand-in", "requests": 1, "score": 60, "confidence": 0.9}
     assert (done["tokens"], done["cost_cents"]) == (150, None)
     assert done["version_id"] == str(
-        hub.rows("select id from public.agent_versions where status = 'published'")[0][0]
+        hub.rows(
+            "select versions.id from public.agent_versions as versions join public.agents on agents.id = agent_id"
+            " where agents.name = 'lead-qualifier' and versions.status = 'published'"
+        )[0][0]
     )
     assert done["reasons"][-2:] == ["the model moved it: -9", "the model: Knows what they want"]
     found = lead(hub, event)

@@ -10,7 +10,12 @@ from typing import Any
 import pytest
 from hubs import ROOT, Hub, running_hub
 
+# What the seed publishes.
+PUBLISHED = 2
 SERVICES = ["switchboard", "heat pump", "lighting", "rewiring please, urgent"]
+
+
+QUALIFIER = "agent_id = (select id from public.agents where name = 'lead-qualifier')"
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +29,7 @@ def busy_hub(prepared_state: Any) -> Iterator[Hub]:
         assert hub.until(lambda: hub.rows("select count(*) from public.agent_actions") == [(12,)])
         hub.sql(
             "insert into public.agent_versions (org_id, agent_id, version, config)"
-            " select versions.org_id, agent_id, 100 + added, jsonb_set(config, '{base}', to_jsonb(10 + 30 * added))"
+            " select versions.org_id, agent_id, 100 + added, jsonb_set(config, '{rules,base}', to_jsonb(10 + 30 * added))"
             " from public.agent_versions as versions join public.agents on agents.id = agent_id, generate_series(0, 1) as added"
             " where agents.name = 'lead-qualifier' and versions.status = 'published'"
         )
@@ -138,14 +143,18 @@ def test_a_replay_survives_the_death_of_everything(broken: Hub) -> None:
 
 
 def test_what_fails_again_is_listed_with_its_error(broken: Hub) -> None:
-    broken.sql("update public.agent_versions set status = 'archived' where status = 'published'")
+    broken.sql(
+        f"update public.agent_versions set status = 'archived' where {QUALIFIER} and version = {PUBLISHED}"
+    )
     try:
         [replay] = broken.rpc("replay_events", filter={"limit": 2}, dry_run=False).json()["replay_ids"]
 
         assert broken.until(lambda: is_over(broken, replay))
         progress = broken.rpc("replay_progress", replay_id=replay).json()
     finally:
-        broken.sql("update public.agent_versions set status = 'published' where version = 1")
+        broken.sql(
+            f"update public.agent_versions set status = 'published' where {QUALIFIER} and version = {PUBLISHED}"
+        )
     assert progress["dead"] == 2
     assert {failed["error"] for failed in progress["failed"]} == {
         "Permanent: the subscription has no agent with a published version"
@@ -174,19 +183,19 @@ def test_a_shadow_run_decides_and_changes_nothing(busy_hub: Hub) -> None:
 
 
 def test_a_version_compared_with_itself_differs_in_nothing(busy_hub: Hub) -> None:
-    rehearse(busy_hub, 1)
+    rehearse(busy_hub, PUBLISHED)
     rehearse(busy_hub, 100)
 
-    compared = busy_hub.rpc("compare_versions", agent="lead-qualifier", a=1, b=100).json()
+    compared = busy_hub.rpc("compare_versions", agent="lead-qualifier", a=PUBLISHED, b=100).json()
 
     assert (compared["compared"], compared["changed"], compared["changes"]) == (12, 0, [])
 
 
 def test_a_comparison_shows_which_decisions_change_and_why(busy_hub: Hub) -> None:
-    rehearse(busy_hub, 1)
+    rehearse(busy_hub, PUBLISHED)
     rehearse(busy_hub, 101)
 
-    compared = busy_hub.rpc("compare_versions", "VIEWER", agent="lead-qualifier", a=1, b=101).json()
+    compared = busy_hub.rpc("compare_versions", "VIEWER", agent="lead-qualifier", a=PUBLISHED, b=101).json()
 
     assert compared["compared"] == compared["changed"] == 12
     live = dict(busy_hub.rows("select event_id::text, (output ->> 'score')::int from public.agent_actions"))
@@ -239,5 +248,8 @@ def test_a_rehearsal_prints_what_would_change(busy_hub: Hub) -> None:
 
     assert said.returncode == 0, said.stderr
     count = busy_hub.rows("select count(*) from public.events where type = 'form.submitted'")[0][0]
-    assert f"version 101 against 1, {count} events, {count} would be judged differently." in said.stdout
+    assert (
+        f"version 101 against {PUBLISHED}, {count} events, {count} would be judged differently."
+        in said.stdout
+    )
     assert "→" in said.stdout
