@@ -92,14 +92,19 @@ def test_what_is_not_the_callers_is_not_there(hub: Hub, event: str) -> None:
 
 
 def test_a_hundred_random_rows_lead_outside_or_to_a_person(hub: Hub, event: str) -> None:
-    for number in range(12):
-        hub.submit("prime", {"email": f"{uuid.uuid4().hex}@example.com", "message": f"number {number}"})
+    submitted = [
+        hub.submit("prime", {"email": f"{uuid.uuid4().hex}@example.com", "message": f"number {number}"})[
+            "event_id"
+        ]
+        for number in range(12)
+    ]
     hub.sql(
         "insert into public.events (org_id, type, source) select id, 'note.written', 'sql' from public.organizations"
     )
-    assert hub.until(
-        lambda: hub.rows("select count(*) from public.deliveries where status = 'pending'") == [(0,)]
+    qualified = (
+        "select count(*) from public.events where type = 'lead.qualified' and cause_id = any(%s::uuid[])"
     )
+    assert hub.until(lambda: hub.rows(qualified, submitted) == [(12,)])
     rows = hub.rows(
         "select id from public.events union all select id from public.agent_actions union all select id from public.deliveries"
         " union all select id from public.leads union all select id from public.alerts"
