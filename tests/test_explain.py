@@ -91,28 +91,28 @@ def test_what_is_not_the_callers_is_not_there(hub: Hub, event: str) -> None:
         assert (answer.status_code, answer.json()["details"]) == (404, "nothing_to_explain")
 
 
-def test_a_hundred_random_rows_lead_outside_or_to_a_person(hub: Hub, event: str) -> None:
+def test_a_hundred_random_rows_lead_outside_or_to_a_person(own_hub: Hub) -> None:
     submitted = [
-        hub.submit("prime", {"email": f"{uuid.uuid4().hex}@example.com", "message": f"number {number}"})[
+        own_hub.submit("prime", {"email": f"{uuid.uuid4().hex}@example.com", "message": f"number {number}"})[
             "event_id"
         ]
         for number in range(12)
     ]
-    hub.sql(
+    own_hub.sql(
         "insert into public.events (org_id, type, source) select id, 'note.written', 'sql' from public.organizations"
     )
     qualified = (
         "select count(*) from public.events where type = 'lead.qualified' and cause_id = any(%s::uuid[])"
     )
-    assert hub.until(lambda: hub.rows(qualified, submitted) == [(12,)])
-    rows = hub.rows(
+    assert own_hub.until(lambda: own_hub.rows(qualified, submitted) == [(12,)])
+    rows = own_hub.rows(
         "select id from public.events union all select id from public.agent_actions union all select id from public.deliveries"
         " union all select id from public.leads union all select id from public.alerts"
     )
-    token = hub.token("ADMIN")
+    token = own_hub.token("ADMIN")
 
     kinds = [
-        hub.rpc("explain", token=token, id=str(id)).raise_for_status().json()["origin"]["kind"]
+        own_hub.rpc("explain", token=token, id=str(id)).raise_for_status().json()["origin"]["kind"]
         for (id,) in random.Random(7).sample(rows, min(100, len(rows)))
     ]
 
