@@ -7,7 +7,7 @@ set lock_timeout = '5s';
 set statement_timeout = '60s';
 
 -- Functions that run as their caller refuse in the same words as those that do not.
-grant execute on function private.fail, private.uuid_v7_floor to authenticated, service_role;
+grant execute on function private.fail, private.uuid_v7_floor, private.canonical_type, private.canonical_types to authenticated, service_role;
 
 create table public.replays (
   id           uuid primary key default private.uuid_v7(),
@@ -270,7 +270,7 @@ as $$
     and deliveries.status = any (private.replay_statuses(filter))
     and (chosen_for_replay.subscription is null or subscriptions.name = chosen_for_replay.subscription)
     and (not filter ? 'event_ids' or events.id::text in (select jsonb_array_elements_text(filter -> 'event_ids')))
-    and (not filter ? 'types' or events.type in (select jsonb_array_elements_text(filter -> 'types')))
+    and (not filter ? 'types' or events.type = any (private.canonical_types(array(select jsonb_array_elements_text(filter -> 'types')))))
     and (not filter ? 'since' or events.id >= private.uuid_v7_floor((filter ->> 'since')::timestamptz))
     and (not filter ? 'until' or events.id < private.uuid_v7_floor((filter ->> 'until')::timestamptz))
     and (not filter ? 'site' or sites.slug = filter ->> 'site')
@@ -354,7 +354,7 @@ begin
       and private.wants(wish.event_types, events.type)
       and (events.cause_id is null or not private.has_acted_on_cause(events.cause_id, wish.id))
       and (not filter ? 'event_ids' or events.id::text in (select jsonb_array_elements_text(filter -> 'event_ids')))
-      and (not filter ? 'types' or events.type in (select jsonb_array_elements_text(filter -> 'types')))
+      and (not filter ? 'types' or events.type = any (private.canonical_types(array(select jsonb_array_elements_text(filter -> 'types')))))
       and (not filter ? 'since' or events.id >= private.uuid_v7_floor((filter ->> 'since')::timestamptz))
       and (not filter ? 'until' or events.id < private.uuid_v7_floor((filter ->> 'until')::timestamptz))
       and (not filter ? 'site' or sites.slug = filter ->> 'site')
@@ -515,7 +515,7 @@ begin
       left join public.sites on sites.id = events.site_id
       left join public.contacts on contacts.id = events.contact_id
       where (not filter ? 'event_ids' or events.id::text in (select jsonb_array_elements_text(filter -> 'event_ids')))
-        and (not filter ? 'types' or events.type in (select jsonb_array_elements_text(filter -> 'types')))
+        and (not filter ? 'types' or events.type = any (private.canonical_types(array(select jsonb_array_elements_text(filter -> 'types')))))
         and (not filter ? 'since' or events.id >= private.uuid_v7_floor((filter ->> 'since')::timestamptz))
         and (not filter ? 'until' or events.id < private.uuid_v7_floor((filter ->> 'until')::timestamptz))
         and (not filter ? 'site' or sites.slug = filter ->> 'site')

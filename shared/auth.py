@@ -21,7 +21,7 @@ class _Hub:
         if not sum(hmac.compare_digest(digest, known) for known in _invoke_secrets()):
             raise Unauthorized
 
-    async def allowed_origins(self) -> Collection[str]:
+    async def allowed_origins(self, request: Request) -> Collection[str]:
         return ()
 
 
@@ -37,7 +37,7 @@ class _Anyone:
     async def __call__(self, request: Request) -> None:
         return None
 
-    async def allowed_origins(self) -> Collection[str]:
+    async def allowed_origins(self, request: Request) -> Collection[str]:
         return ()
 
 

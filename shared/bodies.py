@@ -1,55 +1,17 @@
-"""Bodies: read within a size and a time, parsed into a dictionary that Postgres can store as jsonb."""
+"""Bodies: parsed into a dictionary that Postgres can store as jsonb."""
 
-import asyncio
 import json
-from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping
-from contextlib import nullcontext
+from collections.abc import AsyncGenerator
 from functools import lru_cache
-from typing import Any, NoReturn
+from typing import NoReturn
 from urllib.parse import parse_qsl
 
-from shared.errors import BadRequest, BodyTimeout, BodyTooLarge, Unprocessable, UnsupportedMediaType
+from shared.errors import BadRequest, Unprocessable, UnsupportedMediaType
 from shared.requests import Request
 
-type Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-
-READ_TIMEOUT = 10
 MAX_DEPTH = 32
 MAX_FIELDS = 200
 _LARGEST_INTEGER = 2**63
-
-
-async def read(request: Request, receive: Receive, limit: int) -> bytes:
-    """The whole body, within the limit and the time; a server has already checked its framing."""
-    declared = request.header(b"content-length")
-    if declared is not None and int(declared) > limit:
-        raise _too_large(limit)
-    message = await receive()
-    chunks = [_chunk(message)]
-    size = len(chunks[0])
-    try:
-        # A timeout costs 15 µs, and nearly every form comes in one piece.
-        async with asyncio.timeout(READ_TIMEOUT) if message.get("more_body") else nullcontext():
-            while message.get("more_body") and size <= limit:
-                message = await receive()
-                chunks.append(_chunk(message))
-                size += len(chunks[-1])
-    except TimeoutError:
-        raise BodyTimeout from None
-    if size > limit:
-        raise _too_large(limit)
-    return b"".join(chunks)
-
-
-def _too_large(limit: int) -> BodyTooLarge:
-    return BodyTooLarge(details=[{"limit": f"{limit} bytes"}])
-
-
-def _chunk(message: MutableMapping[str, Any]) -> bytes:
-    if message["type"] == "http.disconnect":
-        raise BadRequest("The connection ended before the body did.", code="body_incomplete")
-    body: bytes = message.get("body", b"")
-    return body
 
 
 def kind_of(request: Request, kinds: tuple[str, ...]) -> str:

@@ -20,7 +20,7 @@ import asyncpg  # type: ignore[import-untyped]
 import orjson
 
 from shared import settings
-from shared.errors import HubError, Unauthorized, Unavailable, Unprocessable
+from shared.errors import HubError, TooManyRequests, Unauthorized, Unavailable, Unprocessable
 
 POOL_SIZE = 10
 CHECKOUT_TIMEOUT = 2.0
@@ -82,6 +82,8 @@ def _raise_ours(error: asyncpg.PostgresError) -> NoReturn:
         status = int(state[2:])
         if status == Unauthorized.status:
             raise Unauthorized from error
+        if status == TooManyRequests.status:
+            raise TooManyRequests(error.hint or "1") from error
         raise HubError(str(error.args[0]), status=status, code=error.detail or "refused") from error
     if state.startswith("23"):
         details = [{"constraint": error.constraint_name or error.column_name or "unnamed"}]

@@ -1,6 +1,6 @@
 """What every function needs, once: who calls, what comes in, what goes out, one log line.
 
-    @endpoint(caller=sites.from_secret("prime"), body=Submission)
+    @endpoint(caller=sites.sender("prime"), body=Submission)
     async def ingest_prime(site: Site, submission: Submission, request: Request): ...
 
 The handler gets the caller, the body when the endpoint has a model for it, and the request when it asks for a
@@ -29,7 +29,7 @@ type Handler = Callable[..., Awaitable[Answer | tuple[Answer, int]]]
 type Served = Callable[[FrameworkRequest], Awaitable["Response"]]
 
 _EMPTY = b""
-_PREFLIGHT_HEADERS = b"content-type, idempotency-key, traceparent, x-webhook-secret"
+_PREFLIGHT_HEADERS = b"content-type, idempotency-key, traceparent, x-page-token, x-webhook-secret"
 
 
 class Response:
@@ -82,11 +82,11 @@ class Endpoint:
         """Everything that can happen ends here as one response and one line in the log."""
         started = time.perf_counter()
         scope = framework_request.scope
-        request = Request(scope["method"], scope["headers"])
+        request = Request(scope["method"], scope["headers"], framework_request.receive, self._max_body, scope)
         trace = tracing.begin(request.credential(b"traceparent"))
         code = None
         try:
-            response = await self._respond(request, framework_request.receive)
+            response = await self._respond(request)
         except HubError as error:
             code = error.code
             response = self._refusal(error, trace)
@@ -113,14 +113,14 @@ class Endpoint:
         )
         return response
 
-    async def _respond(self, request: Request, receive: bodies.Receive) -> Response:
+    async def _respond(self, request: Request) -> Response:
         if request.method == "OPTIONS":
             return self._options(request)
         if request.method != self.method and not (request.method == "HEAD" and self.method == "GET"):
             raise MethodNotAllowed(headers={"allow": self._allow})
         arguments = [await self.caller(request)]
         if self.body is not None:
-            arguments.append(await self._parsed(self.body, request, receive))
+            arguments.append(await self._parsed(self.body, request))
         result = await (
             self._handler(*arguments, request=request) if self._wants_request else self._handler(*arguments)
         )
@@ -129,10 +129,9 @@ class Endpoint:
             return Response(status, content.model_dump_json().encode())
         return Response(status, orjson.dumps(content))
 
-    async def _parsed(self, model: type[BaseModel], request: Request, receive: bodies.Receive) -> BaseModel:
+    async def _parsed(self, model: type[BaseModel], request: Request) -> BaseModel:
         kind = bodies.kind_of(request, self._kinds)
-        body = await bodies.read(request, receive, self._max_body)
-        fields = await bodies.parse(body, kind, request.header(b"content-type") or _EMPTY)
+        fields = await bodies.parse(await request.body(), kind, request.header(b"content-type") or _EMPTY)
         try:
             return model.model_validate(fields)
         except ValidationError as error:
@@ -152,13 +151,13 @@ class Endpoint:
         response.headers.append((b"vary", b"origin"))
         origin = request.credential(b"origin")
         try:
-            allowed = origin.decode("latin-1") in await self.caller.allowed_origins()
+            allowed = origin.decode("latin-1") in await self.caller.allowed_origins(request)
         except HubError:
             return
         if allowed:
             response.headers += [
                 (b"access-control-allow-origin", origin),
-                (b"access-control-expose-headers", b"x-trace-id"),
+                (b"access-control-expose-headers", b"retry-after, x-trace-id"),
             ]
         if allowed and request.method == "OPTIONS":
             response.headers += [

@@ -68,6 +68,13 @@ class Unprocessable(HubError):
         return cls(details=[{"field": field, "message": message}])
 
 
+class TooManyRequests(HubError):
+    status, code, message = 429, "rate_limited", "Too many requests; nothing of this one was stored."
+
+    def __init__(self, retry_after: str) -> None:
+        super().__init__(headers={"retry-after": retry_after})
+
+
 class Unavailable(HubError):
     status, code, message = 503, "unavailable", "Try again in a moment."
 

@@ -59,7 +59,7 @@ class signed_in:
             raise Forbidden
         return User(user_id, token, orgs)
 
-    async def allowed_origins(self) -> Collection[str]:
+    async def allowed_origins(self, request: Request) -> Collection[str]:
         return ()
 
 

@@ -100,7 +100,7 @@ class Point(NamedTuple):
 
 
 def qualify(submission: Submission, contact: Contact | None, site: str | None, rules: Rules) -> Qualification:
-    text = _text(submission.service, submission.message, submission.timeframe)
+    text = _text(submission.service, submission.message, submission.timeframe, submission.recurrence)
     service = _first(rules.services_of(site), text)
     signals = {
         "service": _wished("asks for {}", service),

@@ -31,6 +31,12 @@ class Hub(Settings):
     invoke_secret: Filled = Field(alias="HUB_INVOKE_SECRET")
 
 
+class Front(Settings):
+    """What stands between a client and the function: so many proxies, each of which names whom it heard from."""
+
+    proxies: int = Field(alias="TRUSTED_PROXIES", ge=0, le=9)
+
+
 class Supabase(Settings):
     url: Url = Field(alias="SUPABASE_URL")
     publishable_key: Filled = Field(alias="SUPABASE_PUBLISHABLE_KEY")

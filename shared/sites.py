@@ -1,75 +1,94 @@
-"""Sites and their secrets: who posts a form.
+"""Sites: who posts a form.
 
-`from_secret("prime")` is the caller of an ingest function: whoever sends one of the site's valid secrets in
-`x-webhook-secret`. What the hub knows of a site is kept for half a minute; SQL looks at the secret again in
-the transaction that uses it, so a revoked one is refused at once all the same.
+`sender("prime")` is the caller of an ingest function: whoever shows one of the proofs for which the site has a
+secret. What the hub knows of a site is kept for half a minute; SQL looks at the secret again in the transaction
+that uses it, so a revoked one is refused at once all the same.
 """
 
 import asyncio
-import hashlib
-import hmac
+import base64
 import time
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 from uuid import UUID
 
-from shared import db, settings
+from shared import db, proofs, refusals, settings
 from shared.errors import Unauthorized
 from shared.requests import Request
 
-HEADER = b"x-webhook-secret"
 FRESH_FOR = 30.0
 # How often a wrong secret may make us look for a new one.
 LOOK_AGAIN_AFTER = 1.0
+MOST_KNOWN = 1_000
 
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """A site that has shown the secret `secret_id`."""
+    """A site that has proven to be it, in a way and with the secret `secret_id`."""
 
     id: UUID
     org_id: UUID
     slug: str
     secret_id: UUID
+    way: str
     phone_region: str
     allowed_origins: frozenset[str]
+    # What a signature covers: the sender's own name for the message.
+    message_id: str | None = None
+    # Whose browser it is, where no secret says who sends.
+    address: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class _Known:
-    """A site with the digests of its secrets; a slug without a site has none."""
+class Known:
+    """A site with its secrets, the newest first; a slug without a site has none."""
 
-    secrets: tuple[tuple[bytes, Site], ...]
+    secrets: tuple[tuple[proofs.Secret, Site], ...]
     allowed_origins: frozenset[str]
     looked_up: float
 
-    def shown(self, secret: bytes) -> Site | None:
-        digest = hashlib.sha256(secret).digest()
+    def proven(self, proof: proofs.Proof) -> Site | None:
         match = None
-        for known, site in self.secrets:
-            if hmac.compare_digest(digest, known):
+        for secret, site in self.secrets:
+            # Every one of its kind is compared, whichever matches.
+            if secret.kind == proof.kind and proof.holds(secret):
                 match = site
         return match
 
 
-class from_secret:
+class sender:
+    """Whoever posts for this site: a server that shows a secret or signs, or a page with a token."""
+
     kind = "site"
-    needs = (settings.Database,)
+    needs = (settings.Database, settings.Front)
 
     def __init__(self, slug: str) -> None:
         self._slug = slug
 
     async def __call__(self, request: Request) -> Site:
-        secret = request.credential(HEADER)
-        site = (await _known(self._slug, FRESH_FOR)).shown(secret)
-        if site is None:
-            site = (await _known(self._slug, LOOK_AGAIN_AFTER)).shown(secret)
-        if site is None or not secret:
-            raise Unauthorized
-        return site
+        shown = await proofs.shown(request)
+        for max_age in (FRESH_FOR, LOOK_AGAIN_AFTER) if shown else ():
+            site = await self._proven(shown, max_age)
+            if site is not None:
+                return site if site.way != proofs.PAGE else replace(site, address=client_address(request))
+        refusals.count(self._slug, shown[0].reason if shown else "missing")
+        raise Unauthorized
 
-    async def allowed_origins(self) -> Collection[str]:
-        return (await _known(self._slug, FRESH_FOR)).allowed_origins
+    async def _proven(self, shown: list[proofs.Proof], max_age: float) -> Site | None:
+        known = await look_up(self._slug, max_age)
+        for proof in shown:
+            site = known.proven(proof)
+            if site is not None:
+                return replace(site, message_id=proof.message_id) if proof.message_id else site
+        return None
+
+    async def allowed_origins(self, request: Request) -> Collection[str]:
+        return (await look_up(self._slug)).allowed_origins
+
+
+def client_address(request: Request) -> str:
+    return request.address(settings.load(settings.Front).proxies)
 
 
 def forget(slug: str) -> None:
@@ -77,11 +96,12 @@ def forget(slug: str) -> None:
     _cache.pop(slug, None)
 
 
-_cache: dict[str, _Known] = {}
-_lookups: dict[str, asyncio.Task[_Known]] = {}
+_cache: dict[str, Known] = {}
+_lookups: dict[str, asyncio.Task[Known]] = {}
 
 
-async def _known(slug: str, max_age: float) -> _Known:
+async def look_up(slug: str, max_age: float = FRESH_FOR) -> Known:
+    """What is known of a site."""
     known = _cache.get(slug)
     if known is not None and time.monotonic() - known.looked_up < max_age:
         return known
@@ -93,22 +113,37 @@ async def _known(slug: str, max_age: float) -> _Known:
     return await asyncio.shield(lookup)
 
 
-async def _look_up(slug: str) -> _Known:
+async def _look_up(slug: str) -> Known:
     row = await db.call("site", slug=slug) or {"secrets": (), "allowed_origins": ()}
     origins = frozenset(row["allowed_origins"])
-    secrets = tuple(
-        (
-            bytes.fromhex(secret["sha256"]),
-            Site(
-                id=UUID(row["id"]),
-                org_id=UUID(row["org_id"]),
-                slug=row["slug"],
-                secret_id=UUID(secret["id"]),
-                phone_region=row["phone_region"],
-                allowed_origins=origins,
-            ),
-        )
-        for secret in row["secrets"]
-    )
-    known = _cache[slug] = _Known(secrets, origins, time.monotonic())
+    # What signs and has no key is one that the vault cannot read: nothing can be checked by it.
+    usable = (it for it in row["secrets"] if it["key"] or it["kind"] == proofs.STATIC)
+    secrets = tuple(_secret(row, secret, origins) for secret in usable)
+    if len(_cache) >= MOST_KNOWN:
+        # Somebody asks for names that are no sites.
+        _cache.clear()
+    known = _cache[slug] = Known(secrets, origins, time.monotonic())
     return known
+
+
+def _secret(
+    row: dict[str, Any], secret: dict[str, Any], origins: frozenset[str]
+) -> tuple[proofs.Secret, Site]:
+    site = Site(
+        id=UUID(row["id"]),
+        org_id=UUID(row["org_id"]),
+        slug=row["slug"],
+        secret_id=UUID(secret["id"]),
+        way=secret["kind"],
+        phone_region=row["phone_region"],
+        allowed_origins=origins,
+    )
+    key = _key(secret["kind"], secret["key"] or "")
+    return proofs.Secret(secret["kind"], bytes.fromhex(secret["sha256"]), key, row["slug"], origins), site
+
+
+def _key(kind: str, written: str) -> bytes:
+    """The key as it signs; of a Standard Webhooks secret that is what its base64 says."""
+    if kind == proofs.STANDARD:
+        return base64.b64decode(written.removeprefix("whsec_"))
+    return written.encode()

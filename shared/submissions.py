@@ -1,15 +1,20 @@
 """A form as sites send it: which field is which, who it is from, and how it is recorded.
 
 The form is kept as it came; a `Submission` is how it is read. Sites name their fields as they like
-(`Email`, `e-mail`, `your_email`): case and punctuation do not matter, and `_NAMES` lists the usual words.
+(`Email`, `e-mail`, `your_email`): case and punctuation do not matter, and `_NAMES` lists the usual words. A site with
+words of its own has a `Submission` of its own that lists them. Fields may stand in an object `data`, as in webhooks.
+
+`kind`, `event` or `event_type` says what happened, if not that a form was submitted; SQL knows the names. `type` may say
+it too, and may as well be a field of the form: what reads as an unknown kind there is none if there is a person to answer.
 
 A person never sees, and so never fills, the fields `_gotcha`, `website_url` and `company_website`. A form in
 which one is filled is accepted and recorded as `submission.quarantined`, without a contact.
 """
 
 import re
+from collections.abc import Mapping
 from functools import lru_cache
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import (
     BaseModel,
@@ -22,8 +27,8 @@ from pydantic import (
     model_validator,
 )
 
-from shared import db, identity, sites, tracing
-from shared.errors import BadRequest, Unauthorized, Unprocessable
+from shared import db, identity, proofs, refusals, sites, tracing
+from shared.errors import BadRequest, HubError, TooManyRequests, Unauthorized, Unprocessable
 from shared.requests import Request
 
 _NAMES = {
@@ -37,13 +42,16 @@ _NAMES = {
     "budget": "budget estimatedbudget pricerange",
     "area": "area suburb city town region location address postcode",
     "timeframe": "timeframe urgency when timing preferreddate",
+    "recurrence": "recurrence frequency howoften",
     "page_url": "pageurl page pageuri landingpage referrerurl",
     "submission_id": "submissionid entryid responseid",
+    "kind": "kind event eventtype",
+    "type": "type",
 }
 _HONEYPOT = "honeypot"
-_CANONICAL = {alias: name for name, aliases in _NAMES.items() for alias in aliases.split()}
-_CANONICAL |= dict.fromkeys(("gotcha", "websiteurl", "companywebsite"), _HONEYPOT)
 _KEY = re.compile(rb"[\x21-\x7e]{1,255}")
+_KIND = re.compile(r"[a-z][a-z0-9]*(?:[._-][a-z0-9]+)*")
+FORM = "form.submitted"
 
 
 def _joined(value: object) -> object:
@@ -57,7 +65,22 @@ Line = Annotated[str, StringConstraints(max_length=200)]
 Choice = Annotated[str, StringConstraints(max_length=1_000), BeforeValidator(_joined)]
 
 
+def _words(names: Mapping[str, str]) -> dict[str, str]:
+    return {_squeezed(word): name for name, words in names.items() for word in words.split()}
+
+
+def _squeezed(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name[:80].lower())
+
+
+_USUAL = _words(_NAMES) | dict.fromkeys(("gotcha", "websiteurl", "companywebsite"), _HONEYPOT)
+
+
 class Submission(BaseModel):
+    # The words that a site has for fields, beside the usual ones or instead of what those mean.
+    names: ClassVar[Mapping[str, str]] = {}
+    _canonical: ClassVar[dict[str, str]] = _USUAL
+
     model_config = ConfigDict(
         coerce_numbers_to_str=True, str_strip_whitespace=True, hide_input_in_errors=True
     )
@@ -72,12 +95,19 @@ class Submission(BaseModel):
     budget: Choice | None = None
     area: Choice | None = None
     timeframe: Choice | None = None
+    recurrence: Choice | None = None
     page_url: Annotated[str, StringConstraints(max_length=2_000)] | None = None
     submission_id: Line | None = None
+    kind: Line | None = None
+    type: Line | None = None
 
     # The whole form as it came, and whether it fills what no person sees.
     form: Annotated[dict[str, Any], SkipValidation]
     is_bot: bool
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:
+        cls._canonical = _USUAL | _words(cls.names)
 
     @model_validator(mode="wrap")
     @classmethod
@@ -85,10 +115,12 @@ class Submission(BaseModel):
         if not isinstance(form, dict):
             return handler(form)
         known: dict[str, Any] = {"form": form, "is_bot": False}
-        for sent_as, value in form.items():
-            name = _canonical(sent_as)
-            if name is not None and value is not None and value != "":
-                known.setdefault(name, value)
+        enclosed = form.get("data")
+        for fields in (form, enclosed) if isinstance(enclosed, dict) else (form,):
+            for sent_as, value in fields.items():
+                name = cls._canonical.get(_plain(sent_as))
+                if name is not None and value is not None and value != "":
+                    known.setdefault(name, value)
         honeypot = known.pop(_HONEYPOT, None)
         known["is_bot"] = isinstance(honeypot, str) and bool(honeypot.strip())
         try:
@@ -105,6 +137,25 @@ class Submission(BaseModel):
     def full_name(self) -> str | None:
         return self.name or " ".join(part for part in (self.first_name, self.last_name) if part) or None
 
+    @property
+    def event(self) -> tuple[str, bool]:
+        """What happened, as the form says it, and whether it is sure to mean that."""
+        kind, type_ = (
+            value if value and _KIND.fullmatch(value) else None for value in (self.kind, self.type)
+        )
+        if kind:
+            return kind, True
+        if type_:
+            return type_, "." in type_ or not (self.email or self.phone)
+        return FORM, True
+
+    def reading(self) -> dict[str, Any] | None:
+        """How the form is read, to be stored beside it; None when its own words say it."""
+        return self.model_dump(exclude=_NOT_READ, exclude_none=True) if self.names else None
+
+
+_NOT_READ = {"form", "is_bot", "kind", "type", "submission_id"}
+
 
 async def record(site: sites.Site, submission: Submission, request: Request) -> dict[str, Any]:
     """Record the submission once; answers its event and contact, and whether it was known already."""
@@ -115,23 +166,46 @@ async def record(site: sites.Site, submission: Submission, request: Request) -> 
         "email_raw": submission.email,
         "phone_raw": submission.phone,
     }
-    if not (contact["email"] or contact["phone"] or submission.is_bot):
+    kind, is_sure = submission.event
+    if kind == FORM and not (contact["email"] or contact["phone"] or submission.is_bot):
         raise _unreachable(submission)
     try:
         recorded: dict[str, Any] = await db.call(
             "record_submission",
             secret_id=site.secret_id,
-            kind="form.submitted",
+            kind=kind,
             submission=submission.form,
             contact=contact,
-            idempotency_key=_idempotency_key(request) or submission.submission_id,
+            idempotency_key=_key(site, submission, request),
             quarantine="honeypot" if submission.is_bot else None,
             trace_id=tracing.trace_id(),
+            **_unusual(is_sure=is_sure, reading=submission.reading(), address=site.address),
         )
     except Unauthorized:
         sites.forget(site.slug)
+        refusals.count(site.slug, "revoked")
+        raise
+    except TooManyRequests:
+        refusals.count(site.slug, "rate")
+        raise
+    except HubError as error:
+        if error.code == "unreachable_contact":
+            raise _unreachable(submission) from error
         raise
     return recorded
+
+
+def _unusual(*, is_sure: bool, reading: dict[str, Any] | None, address: str | None) -> dict[str, Any]:
+    """What SQL is told only when it is not as usual."""
+    unusual = {"is_sure": None if is_sure else False, "reading": reading, "address": address}
+    return {name: value for name, value in unusual.items() if value is not None}
+
+
+def _key(site: sites.Site, submission: Submission, request: Request) -> str | None:
+    """Under which key it is recorded once. A signed request is known by what is signed, and by nothing beside it."""
+    if site.way in (proofs.STANDARD, proofs.HMAC):
+        return site.message_id or submission.submission_id
+    return _idempotency_key(request) or submission.submission_id
 
 
 def _idempotency_key(request: Request) -> str | None:
@@ -157,6 +231,4 @@ def _unreachable(submission: Submission) -> Unprocessable:
     )
 
 
-@lru_cache(maxsize=1024)
-def _canonical(name: str) -> str | None:
-    return _CANONICAL.get(re.sub(r"[^a-z0-9]", "", name[:80].lower()))
+_plain = lru_cache(maxsize=1024)(_squeezed)

@@ -110,7 +110,7 @@ from public.agents cross join generate_series(1, 2) as version
 where agents.name = 'lead-qualifier';
 
 insert into public.subscriptions (org_id, name, event_types, target_kind, target, agent_id)
-select agents.org_id, 'lead-qualifier', '{form.submitted}', 'function', 'lead-qualifier', agents.id
+select agents.org_id, 'lead-qualifier', '{form.submitted,booking.placed,lead.received}', 'function', 'lead-qualifier', agents.id
 from public.agents where agents.name = 'lead-qualifier';
 
 select private.add_data_monitor('trades');

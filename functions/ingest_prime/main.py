@@ -1,9 +1,9 @@
 """Record a form of Prime Electrical: a contact, a lead and an event, in one transaction.
 
-POST JSON, urlencoded or multipart with the site's secret in `x-webhook-secret`: name, email, phone, message,
-service, page_url and whatever else the form has, `utm_*` too; unknown fields are kept. An e-mail address or
-a phone number is needed. Repeat freely: the key is the `Idempotency-Key` header, else `submission_id`, else
-the content within a day. Answers 202 with `event_id`, `contact_id` and `duplicate`.
+POST JSON, urlencoded or multipart as the site may sign in (README): name, email, phone, message, service, page_url
+and whatever else the form has, `utm_*` too; unknown fields are kept. An e-mail address or a phone number is needed.
+Repeat freely: the key is what a signature covers or the `Idempotency-Key` header, else `submission_id`, else the
+content within a day. Answers 202 with `event_id`, `contact_id` and `duplicate`.
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ from shared.endpoint import endpoint
 from shared.requests import Request
 
 
-@endpoint(caller=sites.from_secret("prime"), body=submissions.Submission)
+@endpoint(caller=sites.sender("prime"), body=submissions.Submission)
 async def ingest_prime(
     site: sites.Site, submission: submissions.Submission, request: Request
 ) -> tuple[dict[str, Any], int]:

@@ -35,7 +35,10 @@ PUBLIC_SETTINGS = {
     "SUPABASE_PUBLISHABLE_KEY": "the project's",
     "LLM_BASE_URL": "of an OpenAI-compatible endpoint, as in https://api.openai.com/v1",
     "LLM_MODEL": "the model for agents whose version names none",
+    "TRUSTED_PROXIES": "how many proxies stand before every function",
 }
+# Of Cloud Run, where one proxy of Google's stands before every function; a load balancer before that is another.
+USUAL = {"TRUSTED_PROXIES": "1"}
 # Each holds up to four connections, and a small pooler serves 200 clients.
 MAX_INSTANCES = 10
 
@@ -49,7 +52,7 @@ Once, by hand:
     alter role hub_service password '…';  -- DATABASE_URL: postgresql://hub_service.<ref>:…@<pooler host>:6543/postgres
     select vault.create_secret('{functions_url}', 'functions_url');
     select vault.create_secret('…', 'hub_invoke_secret');  -- equal to HUB_INVOKE_SECRET
-    select private.set_site_secret('<site>', '…');  -- for each site
+    select private.set_site_secret('<site>', '…');  -- for each site that has one; new_site_secret('<site>') makes one that signs
 
   After each deployment, since pg_net hangs up after two seconds and a batch may take longer:
     gcloud run services update <function that the hub calls> --no-cpu-throttling
@@ -164,7 +167,7 @@ def _settings(entry: dict[str, Any], environment: Mapping[str, str]) -> list[str
 
 
 def _value(name: str, environment: Mapping[str, str]) -> str:
-    return environment.get(name) or f"<{name}>"
+    return environment.get(name) or USUAL.get(name) or f"<{name}>"
 
 
 def _without_password_in_url(environment: Mapping[str, str]) -> dict[str, str]:
@@ -176,7 +179,7 @@ def _without_password_in_url(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def _missing(manifest: Manifest, environment: Mapping[str, str]) -> list[str]:
-    used = {name for entry in manifest.values() for name in _settings(entry, environment)}
+    used = {name for entry in manifest.values() for name in _settings(entry, environment)} - USUAL.keys()
     public = {name: what for name, what in PUBLIC_SETTINGS.items() if name in used}
     settings = [f"{name}: {what}" for name, what in {**NEEDED, **public}.items() if not environment.get(name)]
     return settings + [f"{name}: {what}" for name, what in PROGRAMS.items() if not shutil.which(name)]

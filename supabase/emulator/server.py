@@ -38,6 +38,8 @@ def configured(app: ASGIApp) -> uvicorn.Config:
         lifespan="on",
         log_config=None,
         access_log=False,
+        # Nothing stands in front of it, whatever a client writes into X-Forwarded-For.
+        proxy_headers=False,
         server_header=False,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,

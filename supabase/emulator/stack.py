@@ -197,6 +197,7 @@ class Stack:
             "SUPABASE_PUBLISHABLE_KEY": keys.publishable_key,
             "DATABASE_URL": self.state.database_url("hub_service"),
             "HUB_INVOKE_SECRET": keys.hub_invoke_secret,
+            "TRUSTED_PROXIES": "0",
             "STATE_DIR": str(self.state.folder),
         }
 
@@ -233,6 +234,7 @@ class Stack:
             "DATABASE_URL": self.state.database_url("hub_service"),
             "ADMIN_DATABASE_URL": self.state.database_url("postgres"),
             "HUB_INVOKE_SECRET": keys.hub_invoke_secret,
+            "TRUSTED_PROXIES": "0",
         }
         for site, secret in keys.site_secrets.items():
             values[f"{site.upper()}_WEBHOOK_SECRET"] = secret

@@ -1,0 +1,58 @@
+"""Pages: how a browser gets leave to post a form without a secret.
+
+A page of an origin that the site lists asks for a token and sends it along. That keeps out other sites' pages and
+whoever only repeats a request; whoever writes a browser of their own is held by the limit for their address.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+from shared import db, proofs, refusals, settings, sites
+from shared.errors import TooManyRequests, Unauthorized
+from shared.requests import Request
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A page of a site, with the key that signs its tokens."""
+
+    site: sites.Site
+    secret: proofs.Secret
+    origin: str
+    address: str
+
+
+class _Visitor:
+    """A page of the site that the URL names, by its origin."""
+
+    kind = "page"
+    needs = (settings.Database, settings.Front)
+
+    async def __call__(self, request: Request) -> Page:
+        slug, origin = request.query("site"), request.credential(b"origin").decode("latin-1")
+        known = await sites.look_up(slug)
+        # The newest key signs.
+        signing = next((it for it in known.secrets if it[0].kind == proofs.PAGE), None)
+        if signing is None:
+            raise Unauthorized
+        if origin not in known.allowed_origins:
+            refusals.count(slug, "origin")
+            raise Unauthorized
+        return Page(signing[1], signing[0], origin, sites.client_address(request))
+
+    async def allowed_origins(self, request: Request) -> Collection[str]:
+        return (await sites.look_up(request.query("site"))).allowed_origins
+
+
+visitor = _Visitor()
+
+
+async def issue(page: Page) -> dict[str, Any]:
+    """A token for the page, if it is the address' turn."""
+    try:
+        await db.call("count_page_token", site_id=page.site.id, address=page.address)
+    except TooManyRequests:
+        refusals.count(page.site.slug, "rate")
+        raise
+    return {"token": proofs.page_token(page.secret, page.origin), "expires_in": proofs.PAGE_TOKEN_LIFETIME}
