@@ -10,7 +10,7 @@ from collections import Counter
 from shared import db
 from shared.errors import HubError
 
-WRITE_EVERY = 5.0
+WRITE_EVERY = 2.0
 
 _counts: Counter[tuple[str, str]] = Counter()
 _writing: asyncio.Task[None] | None = None

@@ -193,7 +193,7 @@ select hub.record_submission(
 
 def pgbench(hub: Hub, clients: int) -> float:
     secret = hub.rows(
-        "select site_secrets.id from private.site_secrets join public.sites on sites.id = site_id where slug = 'prime'"
+        "select site_secrets.id from private.site_secrets join public.sites on sites.id = site_id where slug = 'prime' and kind = 'static'"
     )[0][0]
     with tempfile.NamedTemporaryFile("w", suffix=".sql") as script:
         script.write(PGBENCH)
@@ -339,6 +339,8 @@ async def first_answer(send: Callable[[], Awaitable[Any]]) -> None:
 def main() -> None:
     source = ROOT / "functions" / "ingest_prime" / "main.py"
     with running_hub() as hub:
+        # Counted as ever, and never reached.
+        hub.sql("update public.sites set max_per_second = 1000000")
         measure_cold_start(hub, source)
         with served(hub, source, "ingest_prime") as server:
             uvloop.run(first_answer(lambda: Sender(hub, "warm").send(Connection("127.0.0.1", server.port))))
