@@ -223,6 +223,13 @@ $$;
 comment on function private.my_site_sign_ins is 'The ways in of the sites in the caller''s organizations.';
 grant execute on function private.my_site_sign_ins to authenticated, service_role;
 
-create view public.site_sign_ins with (security_invoker = true) as select * from private.my_site_sign_ins();
-comment on view public.site_sign_ins is 'The ways in that sites have now, without the secrets; is_weak: whoever sees one request can send others.';
-grant select on public.site_sign_ins to authenticated, service_role;
+create function public.site_sign_ins()
+returns setof private.site_sign_ins
+language sql
+stable
+set search_path = ''
+as $$
+  select * from private.my_site_sign_ins();
+$$;
+comment on function public.site_sign_ins is 'The ways in that the caller''s sites have now, without the secrets; is_weak: whoever sees one request can send others.';
+grant execute on function public.site_sign_ins to authenticated, service_role;

@@ -22,6 +22,7 @@ ROOT = Path(__file__).parents[1]
 SECRETS = {
     "HUB_INVOKE_SECRET": "first-secret,second-secret",
     "DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none",
+    "TRUSTED_PROXIES": "1",
 }
 SECRET = {"apikey": "first-secret"}
 JSON = {"content-type": "application/json"}

@@ -32,6 +32,7 @@ READERS = {
     "events": MEMBERS,
     "merge_candidates": STAFF,
     "receipts": STAFF,
+    "refusals": STAFF,
     "subscriptions": STAFF,
     "deliveries": STAFF,
     "delivery_attempts": STAFF,
@@ -59,7 +60,8 @@ WRITERS = {
             "time_zone",
             "business_hours",
         }
-        | {"phone_region", "allowed_origins", "quiet_alert_after", "enabled"},
+        | {"phone_region", "allowed_origins", "quiet_alert_after", "enabled"}
+        | {"max_per_second", "max_per_second_from_pages", "max_per_minute_per_address"},
     ),
     "contacts": ({"admin", "operator"}, {"name", "language", "time_zone"}),
     "leads": ({"admin", "operator", "closer"}, {"stage", "assigned_to", "next_step"}),
@@ -101,6 +103,7 @@ class Tenant:
         self.id = hub.rows("select id from public.organizations where slug = %s", name)[0][0]
         hub.sql("select private.publish_version(id, 1) from public.agents where org_id = %s", self.id)
         secret = hub.rows("select private.set_site_secret(%s, %s)", name, f"{name}-secret-0123456789")[0][0]
+        hub.sql("select hub.count_refusals(%s)", json.dumps([{"site": name, "reason": "secret", "count": 1}]))
         for person in ("Jo", "Al"):
             hub.sql(
                 "select hub.record_submission(%s, 'form.submitted', %s, %s)",
@@ -308,6 +311,15 @@ def test_a_removed_member_has_no_access_at_the_next_request(
 
     assert before != []
     assert rest.get("/contacts", headers=tenant.headers["viewer"]).json() == []
+
+
+def test_members_see_the_ways_in_of_their_own_sites_alone(
+    rest: httpx.Client, tenants: tuple[Tenant, Tenant]
+) -> None:
+    for tenant in tenants:
+        shown = rest.post("/rpc/site_sign_ins", json={}, headers=tenant.headers["admin"]).json()
+
+        assert {(row["slug"], row["kind"]) for row in shown} == {(tenant.name, "static"), (tenant.name, "page")}
 
 
 def test_the_services_role_executes_hub_functions_and_reads_no_table(hub: Any) -> None:
