@@ -383,6 +383,21 @@ def test_a_key_that_the_vault_cannot_read_stops_no_other(hub: Any, sites: dict[s
     assert [sites[way].post(a_form()).status_code for way in ("static", "standard")] == [202, 202]
 
 
+def test_no_log_line_holds_a_secret_a_signature_or_a_token(hub: Any, sites: dict[str, Site]) -> None:
+    body = a_form()
+    shown = [site.secret for site in sites.values()]
+    for way in WAYS:
+        headers = sites[way].headers(body)
+        shown += [value for name, value in headers.items() if name not in ("origin", "webhook-id")]
+        sites[way].post(body, headers)
+        sites[way].post(b"{", headers)
+    times = [value for value in shown if value.isdigit()]
+
+    written = "".join(path.read_text(errors="replace") for path in (hub.state / "logs").glob("*.log"))
+
+    assert [value for value in shown if value not in times and value in written] == []
+
+
 def test_what_is_refused_is_counted_by_site_and_reason(own_hub: Any) -> None:
     site = give_secret(own_hub, "akf", "standard", new_secret("standard"))
     body = a_form()

@@ -319,7 +319,10 @@ def test_members_see_the_ways_in_of_their_own_sites_alone(
     for tenant in tenants:
         shown = rest.post("/rpc/site_sign_ins", json={}, headers=tenant.headers["admin"]).json()
 
-        assert {(row["slug"], row["kind"]) for row in shown} == {(tenant.name, "static"), (tenant.name, "page")}
+        assert {(row["slug"], row["kind"]) for row in shown} == {
+            (tenant.name, "static"),
+            (tenant.name, "page"),
+        }
 
 
 def test_the_services_role_executes_hub_functions_and_reads_no_table(hub: Any) -> None:
