@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
 from shared import settings
-from shared.errors import Forbidden, Unauthorized, Unavailable
+from shared.errors import Forbidden, HubError, Unauthorized, Unavailable
 from shared.requests import Request
 
 if TYPE_CHECKING:
@@ -76,21 +76,34 @@ def as_user(token: str) -> "AsyncPostgrestClient":
     )
 
 
+async def call(person: User, function: str, **arguments: Any) -> Any:
+    """Call a function of the Data API as this person."""
+    async with as_user(person.token) as api:
+        return await _answer(api.rpc(function, arguments))
+
+
 async def _memberships(token: str, user_id: UUID) -> list[dict[str, str]]:
+    async with as_user(token) as person:
+        memberships = person.table("memberships").select("org_id,role").eq("user_id", str(user_id))
+        return cast(list[dict[str, str]], await _answer(memberships))
+
+
+async def _answer(question: Any) -> Any:
     import httpx
     from postgrest import APIError
 
-    async with as_user(token) as person:
-        try:
-            memberships = person.table("memberships").select("org_id,role")
-            answer = await memberships.eq("user_id", str(user_id)).execute()
-        except httpx.HTTPError as error:
-            raise Unavailable(code="data_api_unavailable") from error
-        except APIError as error:
-            # It judges tokens by the same keys, and may be stricter: too long a token, or a role that is gone.
-            refused = str(error.code) in ("401", "403", "42501") or str(error.code).startswith("PGRST3")
-            raise (Unauthorized() if refused else Unavailable(code="data_api_unavailable")) from error
-    return cast(list[dict[str, str]], answer.data)
+    try:
+        return (await question.execute()).data
+    except httpx.HTTPError as error:
+        raise Unavailable(code="data_api_unavailable") from error
+    except APIError as error:
+        # It judges tokens by the same keys, and may be stricter: too long a token, or a role that is gone.
+        if str(error.code) in ("401", "403", "42501") or str(error.code).startswith("PGRST3"):
+            raise Unauthorized from error
+        status = str(error.code).removeprefix("PT")
+        if str(error.code).startswith("PT4") and status.isdigit():
+            raise HubError(error.message, status=int(status), code=error.details or "refused") from error
+        raise Unavailable(code="data_api_unavailable") from error
 
 
 async def _verified(token: str) -> dict[str, Any]:

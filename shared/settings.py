@@ -42,6 +42,13 @@ class Supabase(Settings):
     publishable_key: Filled = Field(alias="SUPABASE_PUBLISHABLE_KEY")
 
 
+class Deployment(Settings):
+    """Which functions there are, with blanks between, and below which URL."""
+
+    functions_url: Url = Field(alias="FUNCTIONS_URL")
+    functions: Filled = Field(alias="HUB_FUNCTIONS")
+
+
 class Llm(Settings):
     """All of it or nothing: without a model each agent decides by its rules."""
 

@@ -21,6 +21,8 @@ SETTINGS = {
     "GCP_REGION": "australia-southeast1",
     "SUPABASE_DB_URL": "postgresql://postgres.abc@pooler.example.com:5432/postgres",
     "SUPABASE_DB_PASSWORD": PASSWORD,
+    "SUPABASE_URL": "https://abc.supabase.co",
+    "SUPABASE_PUBLISHABLE_KEY": "sb_publishable_abc",
 }
 # Stands in for a CLI: writes down how it was called, answers `auth list`, and fails when it is told to.
 PROGRAM = """#!{python}

@@ -36,6 +36,8 @@ PUBLIC_SETTINGS = {
     "LLM_BASE_URL": "of an OpenAI-compatible endpoint, as in https://api.openai.com/v1",
     "LLM_MODEL": "the model for agents whose version names none",
     "TRUSTED_PROXIES": "how many proxies stand before every function",
+    "FUNCTIONS_URL": "below which the functions are",
+    "HUB_FUNCTIONS": "the names of all functions, with blanks between",
 }
 # Of Cloud Run, where one proxy of Google's stands before every function; a load balancer before that is another.
 USUAL = {"TRUSTED_PROXIES": "1"}
@@ -101,6 +103,7 @@ def main() -> int:
 
 
 def plan(manifest: Manifest, environment: Mapping[str, str]) -> list[Command]:
+    environment = _completed(manifest, environment)
     functions = [_deploy(name, entry, environment) for name, entry in manifest.items()]
     return [_push_migrations(environment), *functions]
 
@@ -108,9 +111,19 @@ def plan(manifest: Manifest, environment: Mapping[str, str]) -> list[Command]:
 def checklist(manifest: Manifest, environment: Mapping[str, str]) -> str:
     secrets = sorted({name for entry in manifest.values() for name in _secrets(entry, environment)})
     create = [f"    gcloud secrets create {name} --data-file=-" for name in secrets]
+    return ONCE.format(
+        secrets="\n".join(create), functions_url=_completed(manifest, environment)["FUNCTIONS_URL"]
+    )
+
+
+def _completed(manifest: Manifest, environment: Mapping[str, str]) -> dict[str, str]:
+    """With what follows from the rest."""
     project, region = _value("GCP_PROJECT", environment), _value("GCP_REGION", environment)
-    functions_url = f"https://{region}-{project}.cloudfunctions.net"
-    return ONCE.format(secrets="\n".join(create), functions_url=functions_url)
+    return {
+        **environment,
+        "FUNCTIONS_URL": f"https://{region}-{project}.cloudfunctions.net",
+        "HUB_FUNCTIONS": " ".join(name.replace("_", "-") for name in manifest),
+    }
 
 
 def _push_migrations(environment: Mapping[str, str]) -> Command:
@@ -179,6 +192,7 @@ def _without_password_in_url(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def _missing(manifest: Manifest, environment: Mapping[str, str]) -> list[str]:
+    environment = _completed(manifest, environment)
     used = {name for entry in manifest.values() for name in _settings(entry, environment)} - USUAL.keys()
     public = {name: what for name, what in PUBLIC_SETTINGS.items() if name in used}
     settings = [f"{name}: {what}" for name, what in {**NEEDED, **public}.items() if not environment.get(name)]

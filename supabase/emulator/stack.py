@@ -198,6 +198,7 @@ class Stack:
             "DATABASE_URL": self.state.database_url("hub_service"),
             "HUB_INVOKE_SECRET": keys.hub_invoke_secret,
             "TRUSTED_PROXIES": "0",
+            "FUNCTIONS_URL": f"{self.url}/functions/v1",
             "STATE_DIR": str(self.state.folder),
         }
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,11 +67,14 @@ class Functions:
 
     def _entries(self) -> dict[str, Entry]:
         try:
-            return self._manifest.entries()
+            entries = self._manifest.entries()
         except UnreadableManifest as unreadable:
             log.error(str(unreadable))
             message = "functions/manifest.toml cannot be read; the log says why"
             raise Rejected(500, "manifest_unreadable", message) from unreadable
+        # As deployed: there it is a setting that `make deploy` makes of the manifest.
+        os.environ["HUB_FUNCTIONS"] = " ".join(entries)
+        return entries
 
     async def _current(self, entry: Entry) -> Built:
         built = self._built.get(entry.name)

@@ -1,0 +1,83 @@
+"""status: every part of the hub as ok, degraded or not configured, computed from what is so."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+from hubs import Hub, running_hub
+
+
+@pytest.fixture(scope="module")
+def watched(prepared_state: Any) -> Iterator[Hub]:
+    with running_hub(prepared_state) as hub:
+        hub.submit("prime", {"email": "jo@example.com", "message": "The switchboard smells burnt."})
+        yield hub
+
+
+def ask(hub: Hub, who: str = "VIEWER") -> httpx.Response:
+    return httpx.get(
+        f"{hub.url}/functions/v1/status", headers={"authorization": f"Bearer {hub.token(who)}"}, timeout=30
+    )
+
+
+def parts(hub: Hub) -> dict[tuple[str, str], tuple[str, str]]:
+    said = ask(hub).raise_for_status().json()
+    every = [*said["components"], *(part for it in said["organizations"] for part in it["components"])]
+    return {(part["kind"], part["name"]): (part["state"], part["reason"]) for part in every}
+
+
+def test_every_function_agent_job_provider_and_site_is_told(watched: Hub) -> None:
+    told = parts(watched)
+
+    assert {name for kind, name in told if kind == "site"} == {"prime", "akf", "cleanjet"}
+    assert {name for kind, name in told if kind == "agent"} >= {
+        "lead-qualifier",
+        "data-monitor",
+        "email-responder",
+    }
+    jobs = {name for (name,) in watched.rows("select jobname from cron.job where active")}
+    assert {name for kind, name in told if kind == "job"} >= jobs - {"tick_monitors"}
+    assert told["function", "ingest-prime"] == ("ok", "It answers.")
+    assert told["function", "status"] == ("ok", "It answers.")
+    assert told["provider", "llm"][0] == "not configured"
+    assert told["agent", "email-responder"] == ("not configured", "There is no agent of this kind.")
+
+
+def test_a_site_is_ok_once_something_came_and_its_static_secret_is_told(watched: Hub) -> None:
+    told = parts(watched)
+
+    assert told["site", "prime"][0] == "ok"
+    assert "weak" in told["site", "prime"][1]
+    assert told["site", "akf"] == ("not configured", told["site", "akf"][1])
+    assert "Nothing has come from it yet." in told["site", "akf"][1]
+
+
+def test_what_is_wrong_is_degraded_with_its_reason(watched: Hub) -> None:
+    watched.sql("update public.agents set status = 'paused' where name = 'lead-qualifier'")
+    try:
+        assert parts(watched)["agent", "lead-qualifier"] == ("degraded", "It is paused.")
+        assert ask(watched).json()["state"] == "degraded"
+    finally:
+        watched.sql("update public.agents set status = 'idle' where name = 'lead-qualifier'")
+    assert watched.until(lambda: parts(watched)["agent", "lead-qualifier"][0] == "ok")
+
+    watched.sql("select private.bury_delivery(deliveries.id, 'no luck') from public.deliveries limit 1")
+    assert parts(watched)["agent", "lead-qualifier"] == (
+        "degraded",
+        "1 deliveries are given up and wait for a replay.",
+    )
+
+
+def test_a_job_that_fails_is_degraded(watched: Hub) -> None:
+    watched.sql("select private.check_job_late(id, '{}', now()) from public.organizations")
+    watched.sql("select cron.unschedule('prune_history')")
+
+    state, reason = parts(watched)["job", "prune_history"]
+
+    assert (state, reason) == ("degraded", "The job prune_history is gone or switched off.")
+
+
+def test_only_those_who_may_see_it_are_told(watched: Hub) -> None:
+    assert httpx.get(f"{watched.url}/functions/v1/status").status_code == 401
+    assert ask(watched, "CLOSER").status_code == 403
