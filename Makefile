@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench rehearse reset bundle deploy
+.PHONY: help run test check bench demo rehearse reset bundle deploy
 
 PORT ?= 54321
 STATE ?= .state
@@ -26,8 +26,11 @@ check: .venv/.requirements-test.lock ## Lint, format, types, migrations
 bench: .venv/.requirements-test.lock ## Measure what a form costs, against the same SQL under pgbench
 	@PYTHONPATH=$(PYTHONPATH):tests $(PYTHON) -m load.bench
 
+demo: .venv/.requirements.lock ## Play a busy day against the running hub in STATE, and check that nothing is lost or doubled
+	@$(PYTHON) -m operate.demo --state "$(STATE)"
+
 rehearse: .venv/.requirements.lock ## Let VERSION of AGENT (lead-qualifier) decide about the past (SINCE=7d), without effects
-	@$(PYTHON) -m deploy.rehearse --agent "$(AGENT)" --version "$(VERSION)" --since "$(SINCE)" --state "$(STATE)"
+	@$(PYTHON) -m operate.rehearse --agent "$(AGENT)" --version "$(VERSION)" --since "$(SINCE)" --state "$(STATE)"
 
 bundle: .venv/.requirements.lock ## Put what each function needs into dist/<function>
 	@$(PYTHON) -m deploy.bundle

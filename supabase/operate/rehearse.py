@@ -1,6 +1,6 @@
 """Rehearse a version of an agent: let it and the published one decide about past events, and tell what differs.
 
-    python -m deploy.rehearse --agent lead-qualifier --version 2 --since 7d --state .state
+    python -m operate.rehearse --agent lead-qualifier --version 2 --since 7d --state .state
 
 Nothing takes effect: both run in shadow over the same events, in their own deliveries.
 """
@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 
-from deploy.hub import Hub, Refused, settings
+from operate.hub import Hub, Refused, settings
 
 _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 

@@ -25,6 +25,13 @@ class Hub:
     def rows(self, table: str, **filters: str) -> Any:
         return self._answer(self._api.get(f"/rest/v1/{table}", params=filters))
 
+    def change(self, table: str, changes: dict[str, Any], **filters: str) -> None:
+        self._answer(
+            self._api.patch(
+                f"/rest/v1/{table}", params=filters, json=changes, headers={"prefer": "return=representation"}
+            )
+        )
+
     def call(self, function: str, **arguments: Any) -> Any:
         return self._answer(self._api.post(f"/rest/v1/rpc/{function}", json=arguments))
 
