@@ -41,6 +41,7 @@ _NAMES = {
     "service": "service services servicetype servicerequired jobtype",
     "budget": "budget estimatedbudget pricerange",
     "area": "area suburb city town region location address postcode",
+    "language": "language lang locale preferredlanguage",
     "timeframe": "timeframe urgency when timing preferreddate",
     "recurrence": "recurrence frequency howoften",
     "page_url": "pageurl page pageuri landingpage referrerurl",
@@ -96,6 +97,7 @@ class Submission(BaseModel):
     area: Choice | None = None
     timeframe: Choice | None = None
     recurrence: Choice | None = None
+    language: Annotated[str, StringConstraints(max_length=35)] | None = None
     page_url: Annotated[str, StringConstraints(max_length=2_000)] | None = None
     submission_id: Line | None = None
     kind: Line | None = None
@@ -159,13 +161,12 @@ _NOT_READ = {"form", "is_bot", "kind", "type", "submission_id"}
 
 async def record(site: sites.Site, submission: Submission, request: Request) -> dict[str, Any]:
     """Record the submission once; answers its event and contact, and whether it was known already."""
-    contact = {
+    contact: dict[str, Any] = {
         "name": submission.full_name,
         "email": identity.email(submission.email),
         "phone": identity.phone(submission.phone, site.phone_region),
-        "email_raw": submission.email,
-        "phone_raw": submission.phone,
     }
+    contact["facts"] = _facts(submission, contact["phone"])
     kind, is_sure = submission.event
     if kind == FORM and not (contact["email"] or contact["phone"] or submission.is_bot):
         raise _unreachable(submission)
@@ -206,6 +207,18 @@ def _key(site: sites.Site, submission: Submission, request: Request) -> str | No
     if site.way in (proofs.STANDARD, proofs.HMAC):
         return site.message_id or submission.submission_id
     return _idempotency_key(request) or submission.submission_id
+
+
+def _facts(submission: Submission, phone: str | None) -> dict[str, str]:
+    """What the form says of the person, beside the address and number that identify them."""
+    facts = {
+        "name": submission.full_name,
+        "area": submission.area,
+        "language": submission.language,
+        # A number that cannot be read may still be one for a person's eyes.
+        "phone": submission.phone if phone is None else None,
+    }
+    return {key: fact for key, fact in facts.items() if fact}
 
 
 def _idempotency_key(request: Request) -> str | None:
