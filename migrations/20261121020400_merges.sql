@@ -239,6 +239,10 @@ begin
       and events.id >= private.uuid_v7_floor(since - interval '1 minute')
       and events.subject_type = 'lead' and events.cause_id is null and events.site_id is not null
       and leads.contact_id <> private.visible_contact(events.contact_id)
+      and not exists (
+        select from public.leads as theirs
+        where theirs.org_id = events.org_id and theirs.contact_id = private.visible_contact(events.contact_id)
+          and theirs.site_id = events.site_id and theirs.created_at >= events.recorded_at)
     order by private.visible_contact(events.contact_id), events.site_id, events.id
   ) as asked;
 end;

@@ -1,0 +1,73 @@
+"""What must be so of contacts at any time, merged or not: statements that answer nothing."""
+
+from typing import Any
+
+INVARIANTS = {
+    "a merge names the contact that is seen, not one that is merged itself": """
+        select contacts.id from public.contacts join public.contacts as seen on seen.id = contacts.merged_into
+        where contacts.org_id = %(org)s and seen.merged_into is not null""",
+    "a contact is merged when, and only when, a merge of it stands": """
+        select contacts.id from public.contacts
+        where contacts.org_id = %(org)s and (contacts.merged_into is not null) <> exists (
+          select from public.contact_merges where loser_id = contacts.id and undone_at is null)""",
+    "whoever a contact was merged into is seen under the same contact": """
+        select loser.id from public.contact_merges
+        join public.contacts as loser on loser.id = loser_id join public.contacts as winner on winner.id = winner_id
+        where contact_merges.org_id = %(org)s and undone_at is null
+          and loser.merged_into <> coalesce(winner.merged_into, winner.id)""",
+    "what moves is with the contact under which its home is seen": """
+        select held.id from (
+          select id, org_id, contact_id, home_id from public.contact_identifiers
+          union all select id, org_id, contact_id, home_id from public.leads) as held
+        where held.org_id = %(org)s and held.contact_id <> private.visible_contact(coalesce(held.home_id, held.contact_id))""",
+    "home_id is set only while away from home": """
+        select id from public.leads where org_id = %(org)s and home_id = contact_id
+        union all select id from public.contact_identifiers where org_id = %(org)s and home_id = contact_id""",
+    "an address points to one person": """
+        select match_key from public.contact_identifiers where org_id = %(org)s and kind = 'email' and strength = 'strong'
+        group by match_key having count(*) > 1""",
+    "a folded lead is folded into one of the same person at the same site": """
+        select leads.id from public.leads join public.leads as stands on stands.id = leads.folded_into
+        where leads.org_id = %(org)s and (leads.contact_id, leads.site_id) <> (stands.contact_id, stands.site_id)""",
+    "a person has one open lead at a site": """
+        select contact_id from public.leads where org_id = %(org)s and stage not in ('won', 'lost') and folded_into is null
+        group by contact_id, site_id having count(*) > 1""",
+    "whoever asked at a site has a lead there": """
+        select events.id from public.events
+        where events.org_id = %(org)s and events.subject_type = 'lead' and events.cause_id is null and not exists (
+          select from public.leads
+          where leads.contact_id = private.visible_contact(events.contact_id) and leads.site_id = events.site_id)""",
+    "each event is on the timeline of exactly one person": """
+        with told as (
+          select entry.id from public.contacts
+          cross join lateral public.contact_timeline(contacts.id, null, 200) as entry
+          where contacts.org_id = %(org)s and contacts.merged_into is null and entry.source = 'event')
+        select events.id from public.events left join told on told.id = events.id
+        where events.org_id = %(org)s and events.contact_id is not null
+        group by events.id having count(told.id) <> 1""",
+}
+
+# Whatever a merge may change and its undoing must restore; clocks that triggers keep do not count.
+STATE = {
+    "contacts": "to_jsonb(t) - 'updated_at'",
+    "contact_identifiers": "to_jsonb(t)",
+    "contact_facts": "to_jsonb(t)",
+    "leads": "to_jsonb(t) - 'updated_at'",
+    "agent_memory": "to_jsonb(t)",
+    "agent_actions": "to_jsonb(t)",
+    "merge_candidates": "to_jsonb(t)",
+    "suppressions": "to_jsonb(t)",
+}
+
+
+def broken(hub: Any, org: Any) -> list[str]:
+    return [name for name, statement in INVARIANTS.items() if hub.rows(statement, org=org)]
+
+
+def state(hub: Any, org: Any) -> dict[str, list[str]]:
+    return {
+        table: sorted(
+            text for (text,) in hub.rows(f"select ({row})::text from public.{table} as t where org_id = %s", org)
+        )
+        for table, row in STATE.items()
+    }
