@@ -19,9 +19,6 @@ declare
   cursor_id uuid := coalesce(before_cursor, 'ffffffff-ffff-ffff-ffff-ffffffffffff');
   page integer := least(greatest(page_size, 1), 200);
 begin
-  if org is null then
-    perform private.fail(404, 'unknown_contact', 'There is no such contact.');
-  end if;
   return query
   select entry.*
   from unnest(private.contact_family(contact_timeline.contact_id)) as member

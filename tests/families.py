@@ -37,14 +37,12 @@ INVARIANTS = {
         where events.org_id = %(org)s and events.subject_type = 'lead' and events.cause_id is null and not exists (
           select from public.leads
           where leads.contact_id = private.visible_contact(events.contact_id) and leads.site_id = events.site_id)""",
-    "each event is on the timeline of exactly one person": """
-        with told as (
-          select entry.id from public.contacts
-          cross join lateral public.contact_timeline(contacts.id, null, 200) as entry
-          where contacts.org_id = %(org)s and contacts.merged_into is null and entry.source = 'event')
-        select events.id from public.events left join told on told.id = events.id
-        where events.org_id = %(org)s and events.contact_id is not null
-        group by events.id having count(told.id) <> 1""",
+    "each contact, and so each of its events, belongs to exactly one person": """
+        with members as (
+          select unnest(private.contact_family(contacts.id)) as id from public.contacts
+          where contacts.org_id = %(org)s and contacts.merged_into is null)
+        select contacts.id from public.contacts left join members on members.id = contacts.id
+        where contacts.org_id = %(org)s group by contacts.id having count(members.id) <> 1""",
 }
 
 # Whatever a merge may change and its undoing must restore; clocks that triggers keep do not count.
@@ -67,7 +65,8 @@ def broken(hub: Any, org: Any) -> list[str]:
 def state(hub: Any, org: Any) -> dict[str, list[str]]:
     return {
         table: sorted(
-            text for (text,) in hub.rows(f"select ({row})::text from public.{table} as t where org_id = %s", org)
+            text
+            for (text,) in hub.rows(f"select ({row})::text from public.{table} as t where org_id = %s", org)
         )
         for table, row in STATE.items()
     }

@@ -27,6 +27,16 @@ site as (
 select org_id, slug from site
 """
 
+# Events that are not on the timeline of exactly one person.
+UNTOLD = """
+with told as (
+  select entry.id from public.contacts cross join lateral public.contact_timeline(contacts.id, null, 200) as entry
+  where contacts.org_id = %(org)s and contacts.merged_into is null and entry.source = 'event')
+select events.id from public.events left join told on told.id = events.id
+where events.org_id = %(org)s and events.contact_id is not null
+group by events.id having count(told.id) <> 1
+"""
+
 index = st.integers(0, 30)
 submit = st.tuples(
     st.just("submit"),
@@ -144,13 +154,14 @@ class People:
             "select id from public.leads where org_id = %s and folded_into is null order by id", self.org
         )
         if leads:
-            self.hub.sql(
-                "update public.leads set stage = 'won' where id = %s", leads[number % len(leads)][0]
-            )
+            self.hub.sql("update public.leads set stage = 'won' where id = %s", leads[number % len(leads)][0])
 
     def check(self) -> None:
         assert broken(self.hub, self.org) == []
-        stored = self.hub.rows("select id::text from public.events where org_id = %s and source like 'site:%%'", self.org)
+        assert self.hub.rows(UNTOLD, org=self.org) == []
+        stored = self.hub.rows(
+            "select id::text from public.events where org_id = %s and source like 'site:%%'", self.org
+        )
         assert sorted(event for event, _ in self.submitted) == sorted(event for (event,) in stored)
         for person in self.visible():
             family = self.family(person)
@@ -170,7 +181,9 @@ class People:
                 self.org,
             )
         )
-        homes = dict(self.hub.rows("select id::text, contact_id from public.events where org_id = %s", self.org))
+        homes = dict(
+            self.hub.rows("select id::text, contact_id from public.events where org_id = %s", self.org)
+        )
         for event, email in self.submitted:
             if email:
                 key = self.hub.rows("select private.email_key(%s)", email)[0][0]
