@@ -535,6 +535,9 @@ where pair.decided_at is null
 comment on view public.merge_queue is
   'Contacts that may be one person, with what agrees and what differs side by side, and the events that gave what they share. decide_merge(id, …) decides.';
 grant select on public.merge_queue to authenticated, service_role;
+-- Else a write is a 500: Postgres says what a view cannot do before it asks who may.
+create trigger merge_queue_read_only instead of insert or update or delete on public.merge_queue
+  for each row execute function private.refuse_change();
 grant execute on function private.names_agree to authenticated, service_role;
 grant execute on function private.name_words to authenticated, service_role;
 create index merge_candidates_open_idx on public.merge_candidates (org_id, id desc) where decided_at is null;

@@ -28,6 +28,9 @@ where contacts.merged_into is null;
 comment on view public.golden_contacts is
   'The contacts that are seen: one row per person, without those merged into another, with the latest that was said of any of them.';
 grant select on public.golden_contacts to authenticated, service_role;
+-- Else a write is a 500: Postgres says what a view cannot do before it asks who may.
+create trigger golden_contacts_read_only instead of insert or update or delete on public.golden_contacts
+  for each row execute function private.refuse_change();
 
 create index leads_won_idx on public.leads (org_id, contact_id) where stage = 'won';
 
@@ -43,6 +46,8 @@ from (
 join public.contacts on contacts.org_id = won.org_id and contacts.id = won.contact_id;
 comment on view public.customers is 'Contacts with a won lead.';
 grant select on public.customers to authenticated, service_role;
+create trigger customers_read_only instead of insert or update or delete on public.customers
+  for each row execute function private.refuse_change();
 
 -- From the leads: a form opens one at each site, and leads follow merges and their undoing.
 create view public.cross_sell_events with (security_invoker = true) as
@@ -69,3 +74,5 @@ where not exists (
 comment on view public.cross_sell_events is
   'A person known at one site who asked at another for the first time: one row per person and further site, naming both; id is the lead''s.';
 grant select on public.cross_sell_events to authenticated, service_role;
+create trigger cross_sell_events_read_only instead of insert or update or delete on public.cross_sell_events
+  for each row execute function private.refuse_change();

@@ -30,7 +30,14 @@ READERS = {
     "contact_identifiers": MEMBERS,
     "leads": MEMBERS,
     "events": MEMBERS,
+    "contact_facts": MEMBERS,
+    "golden_contacts": MEMBERS,
+    "customers": MEMBERS,
+    "cross_sell_events": MEMBERS,
+    "suppressions": MEMBERS,
     "merge_candidates": STAFF,
+    "merge_queue": STAFF,
+    "contact_merges": STAFF,
     "receipts": STAFF,
     "refusals": STAFF,
     "subscriptions": STAFF,
@@ -94,6 +101,21 @@ select org.id, person.id, person.role::public.member_role from org cross join pe
 """
 
 
+FOLLOWED = """
+with contact as (select contact_id as id from public.leads where org_id = %(org)s and assigned_to = %(closer)s),
+other as (insert into public.contacts (org_id, name) values (%(org)s, 'Jo') returning id),
+site as (
+  insert into public.sites (org_id, number, slug, name, url) values (%(org)s, 2, %(slug)s, 'Rival', 'https://rival.example') returning id),
+lead as (
+  insert into public.leads (org_id, contact_id, site_id, source, stage, assigned_to)
+  select %(org)s, contact.id, site.id, 'test', 'won', %(closer)s from contact cross join site),
+opt_out as (
+  insert into public.suppressions (org_id, contact_id, reason) select %(org)s, contact.id, 'STOP' from contact)
+insert into public.contact_merges (org_id, winner_id, loser_id, reason, undone_at)
+select %(org)s, contact.id, other.id, 'test', now() from contact cross join other
+"""
+
+
 class Tenant:
     """An organization with rows in every table, and its people's tokens."""
 
@@ -138,6 +160,8 @@ class Tenant:
         )
         keys = State(hub.state).keys
         tokens = Tokens(keys, hub.url)
+        # The closer's contact becomes a customer known at two sites, who opted out and took another contact in.
+        hub.sql(FOLLOWED, org=self.id, slug=f"{name}-2", closer=people["closer"])
         self.headers = {
             role: {
                 "apikey": keys.publishable_key,
