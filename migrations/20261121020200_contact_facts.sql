@@ -50,7 +50,9 @@ begin
       and (known.key <> 'name' or known.value = excluded.value
            or not private.says_less(excluded.value #>> '{}', known.value #>> '{}'));
 
-  if (select contacts.name from public.contacts where contacts.id = learn_facts.contact_id) is distinct from facts ->> 'name' then
+  if facts ? 'name'
+    and (select contacts.name from public.contacts where contacts.id = learn_facts.contact_id) is distinct from facts ->> 'name'
+  then
     update public.contacts set name = known.value #>> '{}'
     from public.contact_facts as known
     where known.org_id = learn_facts.org_id and known.contact_id = learn_facts.contact_id and known.key = 'name'

@@ -12,6 +12,10 @@ returns table (id uuid, source text, type text, at timestamptz, home_id uuid, si
 language plpgsql
 stable
 set search_path = ''
+-- One contact may have a tenth of all events, and the planner cannot know which: it would sort them all for one page.
+set enable_sort = off
+-- A plan in which the last sort cannot be avoided looks dear enough to compile; it is not.
+set jit = off
 as $$
 #variable_conflict use_column
 declare

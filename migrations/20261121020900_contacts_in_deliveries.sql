@@ -1,6 +1,6 @@
 -- An agent sees the whole person: the contact that is seen, what came before and what it remembers of any merged one.
 --
--- Against 20261121000700: claim_deliveries reads contact, history and memory through visible_contact and contact_family;
+-- Against 20261121000700: claim_deliveries reads contact, history and memory through contact_family;
 -- apply_effects says the score as a fact, so contacts.attributes goes.
 
 -- Its only writer is replaced here, and the facts hold what it held.
@@ -78,14 +78,16 @@ begin
   join public.subscriptions on subscriptions.id = claimed.subscription_id
   join public.events on events.id = claimed.event_id
   left join public.sites on sites.id = events.site_id
-  left join public.contacts on contacts.id = private.visible_contact(events.contact_id)
+  -- offset 0: asked once for a delivery, not wherever it is used.
+  cross join lateral (select private.contact_family(events.contact_id) as ids offset 0) as family
+  left join public.contacts on contacts.id = family.ids[1]
   left join public.agents on agents.id = subscriptions.agent_id
   left join public.agent_versions as versions on versions.agent_id = agents.id and versions.status = 'published'
   cross join lateral (
     select count(*) as earlier
     from (
       select from public.events as before
-      where before.org_id = events.org_id and before.contact_id = any (private.contact_family(events.contact_id)) and before.id < events.id
+      where before.org_id = events.org_id and before.contact_id = any (family.ids) and before.id < events.id
         and before.type = events.type
       limit 50
     ) as seen
@@ -95,7 +97,7 @@ begin
     from public.agent_memory
     where agent_memory.agent_id = agents.id
       and agent_memory.subject_type = 'contact'
-      and agent_memory.subject_id = any (private.contact_family(events.contact_id))
+      and agent_memory.subject_id = any (family.ids)
       and coalesce(agent_memory.expires_at, 'infinity') > now()
   ) as memory on true;
   return batch;
