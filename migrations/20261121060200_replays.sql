@@ -138,7 +138,9 @@ begin
   join public.subscriptions on subscriptions.id = claimed.subscription_id
   join public.events on events.id = claimed.event_id
   left join public.sites on sites.id = events.site_id
-  left join public.contacts on contacts.id = events.contact_id
+  -- offset 0: asked once for a delivery, not wherever it is used.
+  cross join lateral (select private.contact_family(events.contact_id) as ids offset 0) as family
+  left join public.contacts on contacts.id = family.ids[1]
   left join public.agents on agents.id = subscriptions.agent_id
   left join public.agent_versions as versions on versions.agent_id = agents.id
     and case when claimed.version_id is null then versions.status = 'published' else versions.id = claimed.version_id end
@@ -146,18 +148,18 @@ begin
     select count(*) as earlier
     from (
       select from public.events as before
-      where before.org_id = events.org_id and before.contact_id = events.contact_id and before.id < events.id
+      where before.org_id = events.org_id and before.contact_id = any (family.ids) and before.id < events.id
         and before.type = events.type
       limit 50
     ) as seen
   ) as history
   -- What was remembered before this happened: a replay and a rehearsal see what the first handling saw, or less.
   left join lateral (
-    select jsonb_object_agg(agent_memory.key, agent_memory.value) as facts
+    select jsonb_object_agg(agent_memory.key, agent_memory.value order by agent_memory.source_event_id nulls first) as facts
     from public.agent_memory
     where agent_memory.agent_id = agents.id
       and agent_memory.subject_type = 'contact'
-      and agent_memory.subject_id = events.contact_id
+      and agent_memory.subject_id = any (family.ids)
       and coalesce(agent_memory.source_event_id < events.id, true)
       and coalesce(agent_memory.expires_at, 'infinity') > now()
   ) as memory on true;

@@ -105,7 +105,7 @@ begin
     perform private.apply_effects(array[row(
       deliveries.id, deliveries.org_id, deliveries.subscription_id, null, null, null, null,
       'done', null, null, null, null, action.proposal,
-      events.id, events.site_id, events.contact_id, events.subject_type, events.subject_id, events.trace_id,
+      events.id, events.occurred_at, events.site_id, events.contact_id, events.subject_type, events.subject_id, events.trace_id,
       action.agent_id, action.agent, action.version_id)::private.settling])
     from public.deliveries
     join public.events on events.id = deliveries.event_id

@@ -48,7 +48,7 @@ def record(hub: Any, site: str, contact: dict[str, Any], said_at: str | None = N
     """As an ingest function records it: for sites that have none yet, and for events that come late."""
     return hub.rows(
         "select hub.record_submission(site_secrets.id, 'form.submitted', %s, %s, %s, occurred_at => %s::timestamptz)"
-        " from private.site_secrets join public.sites on sites.id = site_id where slug = %s limit 1",
+        " from private.site_secrets join public.sites on sites.id = site_id where slug = %s and kind = 'static' limit 1",
         json.dumps({"message": "hello"}),
         json.dumps(contact),
         uuid.uuid4().hex,

@@ -461,7 +461,7 @@ def test_the_agent_sees_a_merged_person_whole(
     assert [delivery["contact"] for delivery in claimed] == [
         {"id": ann.contact, "name": "Ann Lee", "is_repeat": True, "earlier_events": 2}
     ]
-    assert claimed[0]["memory"].keys() == {"last_score", "last_service"}
+    assert claimed[0]["memory"].keys() >= {"last_score", "last_service"}
 
 
 def test_merges_while_both_are_writing_lose_nothing_and_never_fail(

@@ -346,6 +346,7 @@ def test_members_see_the_ways_in_of_their_own_sites_alone(
         assert {(row["slug"], row["kind"]) for row in shown} == {
             (tenant.name, "static"),
             (tenant.name, "page"),
+            (f"{tenant.name}-2", "page"),
         }
 
 

@@ -68,12 +68,15 @@ begin
     if first.body_sha256 <> digest then
       perform private.fail(409, 'idempotency_conflict', 'This idempotency key was used for another submission.');
     end if;
-    return jsonb_build_object('event_id', first.event_id, 'contact_id', first.contact_id, 'duplicate', true);
+    return jsonb_build_object('event_id', first.event_id, 'contact_id', private.visible_contact(first.contact_id), 'duplicate', true);
   end if;
 
   if quarantine is null and (makes_lead or known.name is not null) then
     if contact ->> 'email' is not null or contact ->> 'phone' is not null then
-      person := private.resolve_contact(site.org_id, contact ->> 'name', contact ->> 'email', contact ->> 'phone');
+      person := private.resolve_contact(site.org_id, contact ->> 'name', contact ->> 'email', contact ->> 'phone', event_id);
+      perform private.learn_facts(
+        site.org_id, person, coalesce(contact -> 'facts', jsonb_build_object('name', contact -> 'name')), event_id,
+        coalesce(record_submission.occurred_at, now()));
     elsif makes_lead then
       perform private.fail(422, 'unreachable_contact', 'An e-mail address or a phone number is needed.');
     end if;
@@ -92,7 +95,7 @@ begin
          else submission end,
     coalesce(record_submission.trace_id, replace(gen_random_uuid()::text, '-', '')),
     coalesce(record_submission.occurred_at, now()));
-  return jsonb_build_object('event_id', event_id, 'contact_id', person, 'duplicate', false);
+  return jsonb_build_object('event_id', event_id, 'contact_id', private.visible_contact(person), 'duplicate', false);
 end;
 $$;
 comment on function private.record_submission is
