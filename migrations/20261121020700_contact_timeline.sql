@@ -12,7 +12,7 @@ returns table (id uuid, source text, type text, at timestamptz, home_id uuid, si
 language plpgsql
 stable
 set search_path = ''
--- One contact may have a tenth of all events, and the planner cannot know which: it would sort them all for one page.
+-- A few contacts have most events, and the planner cannot know which: it would sort all of theirs for one page.
 set enable_sort = off
 -- A plan in which the last sort cannot be avoided looks dear enough to compile; it is not.
 set jit = off

@@ -1,8 +1,8 @@
 """What finding a person costs among a million: `python -m load.contacts`.
 
-A million contacts, each with an address and a number, of which every fiftieth number is shared by four and one is
-everybody's; a million events of a few of them. Then resolve_contact for those who come back and those who are new, with
-the plans of its look-ups, and one page of the timeline of a contact who has a tenth of all events.
+A million contacts, each with an address and a number; every fiftieth shares the number with three others, and one
+number is five thousand people's. A million events, half of them of ten contacts. Then resolve_contact for who comes
+back and who is new, with the plans of its look-ups, and the timeline of one of the ten, page by page.
 """
 
 import json
