@@ -142,6 +142,11 @@ class Day:
     def events(self, kinds: tuple[str, ...] = ("form.submitted", "booking.placed")) -> list[str]:
         return [it.answers[0]["event_id"] for it in self.sent if it.answers and it.kind in kinds]
 
+    def given_up(self, events: list[str]) -> list[dict[str, Any]]:
+        return self.by_event(
+            "deliveries", "event_id", "id,last_error", events, status="eq.dead", mode="eq.live"
+        )
+
     def is_qualified(self) -> bool:
         events = self.events()
         rows = self.by_event(
@@ -189,59 +194,72 @@ def two_sites(day: Day) -> None:
     """Somebody asks the electrician, then the builder."""
     for site in ("prime", "akf"):
         asyncio.run(day.send([day.form(site, "ann")]))
+    day.wait("both are qualified", day.is_qualified)
 
 
 def bad_hour(day: Day) -> None:
     """A version that cannot decide is published; what fails is kept, and put in line again when it is mended."""
     [published] = day.hub.rows(
         "agent_versions",
-        select="version,config,agents!inner(name)",
+        select="version,agents!inner(name)",
         status="eq.published",
         **{"agents.name": "eq.lead-qualifier"},
     )
-    [wish] = day.hub.rows("subscriptions", select="max_attempts,retry_base", name="eq.lead-qualifier")
-    day.hub.change("subscriptions", {"max_attempts": 1}, name="eq.lead-qualifier")
-    broken = day.hub.call("create_version", agent="lead-qualifier", config={"rules": {"bands": "none"}})
-    day.hub.call("publish_version", agent="lead-qualifier", version=broken)
+    [wish] = day.hub.rows("subscriptions", select="max_attempts", name="eq.lead-qualifier")
     failing = [day.form("prime", f"f{number}") for number in range(12)]
-    asyncio.run(day.send(failing))
-    events = [it.answers[0]["event_id"] for it in failing]
-    dead = {"status": "eq.dead", "mode": "eq.live"}
-    day.wait(
-        "the broken version gives up",
-        lambda: len(day.by_event("deliveries", "event_id", "id", events, **dead)) == 12,
-    )
-    day.check(
-        "a failing agent loses nothing: 12 deliveries are kept with their error",
-        len(day.by_event("deliveries", "event_id", "id", events, **dead)) == 12,
-    )
-
-    day.hub.call("publish_version", agent="lead-qualifier", version=published["version"])
-    day.hub.change("subscriptions", wish, name="eq.lead-qualifier")
+    try:
+        day.hub.change("subscriptions", {"max_attempts": 1}, name="eq.lead-qualifier")
+        broken = day.hub.call("create_version", agent="lead-qualifier", config={"rules": {"bands": "none"}})
+        day.hub.call("publish_version", agent="lead-qualifier", version=broken)
+        asyncio.run(day.send(failing))
+        events = [it.answers[0]["event_id"] for it in failing]
+        day.wait("the broken version gives up", lambda: len(day.given_up(events)) == len(events))
+        day.check(
+            "a failing agent loses nothing: 12 deliveries are kept with their error",
+            len(day.given_up(events)) == 12,
+        )
+    finally:
+        day.hub.call("publish_version", agent="lead-qualifier", version=published["version"])
+        day.hub.change("subscriptions", wish, name="eq.lead-qualifier")
     day.hub.call("replay_events", filter={"event_ids": events}, subscription="lead-qualifier", dry_run=False)
     day.wait("the replay qualifies them", day.is_qualified)
 
 
 def silence(day: Day) -> None:
-    """A site sends nothing for longer than it may; the monitor says so once, and its next form ends it."""
-    [site] = day.hub.rows("sites", select="id,org_id,quiet_alert_after,business_hours", slug="eq.akf")
-    day.hub.change("sites", {"quiet_alert_after": "2 seconds", "business_hours": {}}, slug="eq.akf")
-    open_alert = {"kind": "eq.site_silent", "subject": "eq.akf", "closed_at": "is.null"}
-    time.sleep(2.5)
+    """A site sends nothing for longer than it may; the monitor says so once, and its next word ends it."""
+    slug = f"quiet-{day.run}"
+    open_alert = {"kind": "eq.site_silent", "subject": f"eq.{slug}", "closed_at": "is.null"}
     with psycopg.connect(day.env["ADMIN_DATABASE_URL"], autocommit=True) as database:
+        # Nobody waits two hours for a demo: this site was last heard three hours ago.
+        database.execute(_QUIET_SITE, {"slug": slug})
+        database.execute(_HEARD, {"slug": slug, "ago": "3 hours"})
         # What the clock writes every quarter of an hour.
-        database.execute(
-            "insert into public.events (org_id, type, source, data) values (%s, 'monitor.due', 'cron', '{}')",
-            [site["org_id"]],
+        database.execute(_MONITOR_DUE, {"slug": slug})
+        day.wait(
+            "the silence is noticed", lambda: len(day.hub.rows("alerts", select="id", **open_alert)) == 1
         )
-    day.wait("the silence is noticed", lambda: len(day.hub.rows("alerts", select="id", **open_alert)) == 1)
-    day.check("a silent site is one open alert", len(day.hub.rows("alerts", select="id", **open_alert)) == 1)
-    asyncio.run(day.send([day.form("akf", "late")]))
-    day.wait("the silence ends", lambda: day.hub.rows("alerts", select="id", **open_alert) == [])
-    day.check("its next form closes the alert", day.hub.rows("alerts", select="id", **open_alert) == [])
-    day.hub.change(
-        "sites", {name: site[name] for name in ("quiet_alert_after", "business_hours")}, slug="eq.akf"
-    )
+        day.check(
+            "a silent site is one open alert", len(day.hub.rows("alerts", select="id", **open_alert)) == 1
+        )
+        database.execute(_HEARD, {"slug": slug, "ago": "0 seconds"})
+        day.wait("the silence ends", lambda: day.hub.rows("alerts", select="id", **open_alert) == [])
+        day.check("its next word closes the alert", day.hub.rows("alerts", select="id", **open_alert) == [])
+    day.hub.change("sites", {"enabled": False}, slug=f"eq.{slug}")
+
+
+_QUIET_SITE = """
+insert into public.sites (org_id, number, slug, name, url)
+select org_id, (select max(number) + 1 from public.sites as others where others.org_id = prime.org_id), %(slug)s, 'Quiet Site', 'https://quiet.example'
+from public.sites as prime where prime.slug = 'prime'
+"""
+_HEARD = """
+insert into public.events (id, org_id, site_id, type, source)
+select private.uuid_v7(clock_timestamp() - %(ago)s::interval), org_id, id, 'email.received', 'site:' || slug from public.sites where slug = %(slug)s
+"""
+_MONITOR_DUE = """
+insert into public.events (org_id, type, source, data)
+select org_id, 'monitor.due', 'cron', jsonb_build_object('quarter', now()) from public.sites where slug = %(slug)s
+"""
 
 
 def one_person(day: Day) -> None:
