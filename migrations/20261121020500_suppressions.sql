@@ -30,6 +30,7 @@ create table public.suppressions (
   constraint suppressions_contact foreign key (org_id, contact_id) references public.contacts (org_id, id),
   constraint suppressions_of_one check ((contact_id is null) <> (match_key is null) and (kind is null) = (match_key is null)),
   constraint suppressions_channel_form check (channel ~ '^[a-z][a-z_]{1,29}$'),
+  constraint suppressions_match_key_length check (length(match_key) between 3 and 320),
   constraint suppressions_reason_length check (length(reason) between 1 and 1000),
   constraint suppressions_once unique nulls not distinct (org_id, contact_id, kind, match_key, channel)
 );

@@ -10,7 +10,8 @@ set statement_timeout = '60s';
 
 create view public.golden_contacts with (security_invoker = true) as
 select
-  contacts.id, contacts.org_id, coalesce(contacts.name, facts.latest ->> 'name') as name, contacts.language, contacts.time_zone,
+  contacts.id, contacts.org_id, coalesce(contacts.name, facts.latest ->> 'name') as name,
+  coalesce(contacts.language, facts.latest ->> 'language') as language, contacts.time_zone,
   facts.latest - 'name' as attributes, facts.merged_ids, contacts.created_at, contacts.updated_at
 from public.contacts
 cross join lateral (

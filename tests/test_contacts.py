@@ -260,7 +260,7 @@ def test_facts_keep_which_event_said_them_and_when(post: Any, rest: Any, hub: An
         ("phone", "ring the office", first["event_id"]),
     ]
     contact = rest("golden_contacts", id=f"eq.{first['contact_id']}")[0]
-    assert contact["name"] == "Jo Smith"
+    assert (contact["name"], contact["language"]) == ("Jo Smith", "mi")
     assert contact["attributes"]["area"] == "Mt Eden"
 
 
