@@ -14,7 +14,7 @@ alter table public.sites
     constraint sites_max_per_second_from_pages_range check (max_per_second_from_pages between 1 and 1000000),
   add column max_per_minute_per_address integer not null default 20
     constraint sites_max_per_minute_per_address_range check (max_per_minute_per_address between 1 and 1000000);
-comment on column public.sites.max_per_second is 'Submissions with a secret or signature, in the long run; twenty seconds'' worth may come at once.';
+comment on column public.sites.max_per_second is 'Submissions with a secret or signature, in the long run; fifteen to twenty seconds'' worth may come at once.';
 comment on column public.sites.max_per_second_from_pages is 'The same of browsers, counted apart: they cannot use up what servers may send.';
 comment on column public.sites.max_per_minute_per_address is 'Submissions of browsers from one address; a minute''s worth may come at once.';
 grant update (max_per_second, max_per_second_from_pages, max_per_minute_per_address) on public.sites to authenticated;
@@ -82,15 +82,15 @@ declare
   clock regclass := ('private.' || private.turn_clock(site_id, purpose))::regclass;
   burst bigint := per_second * 20;
   now_turns bigint := extract(epoch from clock_timestamp()) * per_second;
-  ahead bigint := coalesce(pg_sequence_last_value(clock), 0) - now_turns;
+  ahead bigint := nextval(clock) - now_turns;
 begin
-  -- Far ahead is a rate that was lowered, a clock that was set back, or another server's.
-  if ahead < 0 or ahead > burst + 1000 then
-    perform setval(clock, now_turns + 1);
-  elsif ahead >= burst then
-    perform private.refuse_turn((ahead - burst + 1)::numeric / per_second);
-  else
-    perform nextval(clock);
+  -- Behind is a site that has rested. A quarter of the burst stays used, else each form of a site that never sends
+  -- much would write the clock anew. Far ahead is a rate that was lowered, or a clock that was set back.
+  if ahead <= 0 or ahead > burst + 1000 then
+    perform setval(clock, now_turns + burst / 4);
+  elsif ahead > burst then
+    perform setval(clock, now_turns + burst);
+    perform private.refuse_turn((ahead - burst)::numeric / per_second);
   end if;
 end;
 $$;
