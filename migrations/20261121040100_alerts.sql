@@ -128,9 +128,11 @@ begin
   insert into public.alerts as known (org_id, kind, subject, severity, message, details, topic, event_id, site_id)
   values (
     open_alert.org_id, open_alert.kind, left(open_alert.subject, 300), open_alert.severity, left(open_alert.message, 2000),
-    open_alert.details, left(open_alert.topic, 300), open_alert.event_id, open_alert.site_id)
+    open_alert.details || jsonb_strip_nulls(jsonb_build_object('event_id', open_alert.event_id)), left(open_alert.topic, 300),
+    open_alert.event_id, open_alert.site_id)
   on conflict (org_id, kind, subject) where closed_at is null do update
-    set last_seen_at = now(), severity = excluded.severity, message = excluded.message, details = excluded.details
+    set last_seen_at = now(), severity = excluded.severity, message = excluded.message,
+        details = excluded.details || jsonb_strip_nulls(jsonb_build_object('event_id', known.event_id))
   returning known.xmax = 0 into is_new;
   return is_new;
 end;

@@ -83,7 +83,8 @@ as $$
   left join lateral (
     select deliveries.run_at
     from public.deliveries
-    where deliveries.subscription_id = willing.id and deliveries.status in ('pending', 'failed') and deliveries.run_at < since.due
+    where deliveries.subscription_id = willing.id and deliveries.status in ('pending', 'failed') and deliveries.mode = 'live'
+      and deliveries.run_at < since.due
     order by deliveries.run_at
     limit 1
   ) as oldest on true

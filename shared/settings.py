@@ -58,6 +58,11 @@ class Llm(Settings):
     model: Filled = Field(alias="LLM_MODEL")
 
 
+class Outgoing(Settings):
+    # For a hub on one machine, whose partners are on it too.
+    may_be_local: bool = Field(False, alias="WEBHOOKS_MAY_BE_LOCAL")
+
+
 def load[Group: Settings](group: type[Group]) -> Group:
     try:
         return group.model_validate(dict(os.environ))

@@ -44,6 +44,12 @@ def trace_id() -> str | None:
     return trace.trace_id if trace else None
 
 
+def traceparent() -> str | None:
+    """For a request that goes on from here."""
+    trace = _current.get()
+    return trace.traceparent if trace else None
+
+
 def _continued(traceparent: bytes | None) -> Trace | None:
     match = _TRACEPARENT.fullmatch(traceparent) if traceparent else None
     if match is None or (match[1] == b"00" and match[4] is not None):

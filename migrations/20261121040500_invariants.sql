@@ -1,0 +1,328 @@
+-- Invariants as rows: SQL that must answer nothing, run twice a minute. To add a guarantee is to insert a row.
+--
+-- Who may insert one may run SQL, so only migrations and postgres do: no API role holds a right to write here, and no
+-- function takes SQL from anybody. Each query runs as hub_reader, which may read tables and nothing else, read-only,
+-- in a subtransaction that is always rolled back, as a statement with a timeout of its own. What it answers, one row
+-- per violation with the organization and a sentence, is one open alert per organization, and can pause the agent it
+-- names, once: a person who lets it run again is not overruled. Large tables are looked at from their newest rows
+-- back, by their v7 ids; the description says how far.
+
+set lock_timeout = '5s';
+set statement_timeout = '60s';
+
+-- Roles belong to the server, not to the database: a restored dump finds it there already.
+do $$
+begin
+  if not exists (select from pg_catalog.pg_roles where rolname = 'hub_reader') then
+    create role hub_reader with nologin noinherit bypassrls;
+  end if;
+end;
+$$;
+grant hub_reader to postgres;
+grant usage on schema public, private to hub_reader;
+grant select on all tables in schema public to hub_reader;
+alter default privileges for role postgres in schema public grant select on tables to hub_reader;
+grant select on private.audit_heads, private.willing_subscriptions to hub_reader;
+grant execute on function
+  private.wants(text[], text), private.has_acted_on_cause(uuid, uuid), private.is_echo(uuid, uuid, uuid),
+  private.uuid_v7_floor(timestamptz), private.last_monitored(uuid)
+to hub_reader;
+
+create table public.invariants (
+  name         text primary key,
+  description  text not null,
+  sql          text not null,
+  severity     public.alert_severity not null default 'critical',
+  pauses       text,
+  enabled      boolean not null default true,
+  last_run_at  timestamptz,
+  last_ms      integer,
+  last_error   text,
+  created_at   timestamptz not null default now(),
+
+  constraint invariants_name_form check (name ~ '^[a-z][a-z0-9_]{1,60}$')
+);
+comment on table public.invariants is 'What must always be so: SQL that answers nothing, else org_id and found, a sentence, for each violation.';
+comment on column public.invariants.sql is 'A query of the columns org_id, null for all organizations, and found. Run as hub_reader, read-only.';
+comment on column public.invariants.pauses is 'The name of the agent that is paused where this is violated.';
+
+alter table public.invariants enable row level security;
+alter table public.invariants force row level security;
+grant select on public.invariants to authenticated, service_role;
+create policy "who reads alerts reads what is watched" on public.invariants for select to authenticated
+  using (exists (select from private.my_orgs('alerts.read')));
+
+create function private.violations_of(invariant public.invariants)
+returns jsonb
+language plpgsql
+set search_path = ''
+as $$
+declare
+  found jsonb;
+begin
+  begin
+    perform set_config('transaction_read_only', 'on', true), set_config('role', 'hub_reader', true);
+    execute format(
+      'select coalesce(jsonb_agg(jsonb_build_object(''org_id'', violation.org_id, ''found'', left(violation.found, 500))), ''[]'')'
+      ' from (select org_id::uuid, found::text from (%s) as query limit 1000) as violation', invariant.sql)
+    into found;
+    -- Whatever it did is undone, and we are ourselves again.
+    raise exception using errcode = 'HBOK1';
+  exception when sqlstate 'HBOK1' then
+    return found;
+  end;
+end;
+$$;
+comment on function private.violations_of is 'What an invariant''s query answers, as a role that can only read, in a read-only transaction.';
+
+create function private.run_invariant(name text)
+returns integer
+language plpgsql
+set search_path = ''
+as $$
+#variable_conflict use_column
+declare
+  began timestamptz := clock_timestamp();
+  invariant public.invariants;
+  violations jsonb;
+  problem text;
+  violated record;
+  paused public.agents;
+begin
+  select * into strict invariant from public.invariants where invariants.name = run_invariant.name;
+  begin
+    violations := private.violations_of(invariant);
+  exception when query_canceled then
+    problem := 'it took too long';
+  when others then
+    problem := sqlstate || ' ' || sqlerrm;
+  end;
+
+  update public.invariants
+  set last_run_at = now(), last_ms = extract(epoch from clock_timestamp() - began) * 1000, last_error = problem
+  where invariants.name = invariant.name;
+
+  for violated in
+    select organizations.id as org_id, count(violation.found) as count, (array_agg(violation.found))[1:5] as examples
+    from public.organizations
+    left join lateral (
+      select sentence.found
+      from jsonb_to_recordset(violations) as sentence (org_id uuid, found text)
+      where coalesce(sentence.org_id, organizations.id) = organizations.id
+    ) as violation on true
+    where organizations.closed_at is null
+    group by organizations.id
+  loop
+    if problem is not null then
+      perform private.open_alert(violated.org_id, 'invariant_unchecked', invariant.name, 'warning',
+        format('The invariant %s cannot be checked: %s.', invariant.name, problem));
+      continue;
+    end if;
+    perform private.close_alert(violated.org_id, 'invariant_unchecked', invariant.name);
+    if violated.count = 0 then
+      perform private.close_alert(violated.org_id, 'invariant', invariant.name);
+    elsif private.open_alert(violated.org_id, 'invariant', invariant.name, invariant.severity,
+        format('%s Not so: %s', invariant.description, violated.examples[1]),
+        jsonb_build_object('violations', violated.count, 'examples', violated.examples, 'pauses', invariant.pauses)) then
+      update public.agents set status = 'paused'
+      where agents.org_id = violated.org_id and agents.name = invariant.pauses and agents.status in ('idle', 'running');
+    end if;
+  end loop;
+  return jsonb_array_length(violations);
+end;
+$$;
+comment on function private.run_invariant is 'Ask one invariant; open or close its alerts and pause whom it names. Answers the number of violations.';
+
+-- A timeout holds for a statement of the session, and for nothing within one: so each invariant is one.
+create function private.schedule_invariants()
+returns trigger
+language plpgsql
+security definer
+set search_path = ''
+as $$
+begin
+  perform cron.schedule('run_invariants', '30 seconds', concat_ws('; ',
+    'set statement_timeout = ''5s''',
+    (select string_agg(format('select private.run_invariant(%L)', invariants.name), '; ' order by invariants.name)
+     from public.invariants where invariants.enabled)));
+  -- What is no longer asked can no longer be answered.
+  update public.alerts set closed_at = now()
+  where alerts.kind in ('invariant', 'invariant_unchecked') and alerts.closed_at is null
+    and not exists (select from public.invariants where invariants.name = alerts.subject and invariants.enabled);
+  return null;
+end;
+$$;
+comment on function private.schedule_invariants is 'Trigger: cron runs every enabled invariant, each as a statement of its own.';
+create trigger invariants_schedule after insert or update of enabled or delete on public.invariants
+  for each statement execute function private.schedule_invariants();
+
+insert into public.invariants (name, description, severity, pauses, sql) values
+
+('events_have_deliveries',
+ 'Every event of the last hour, of the newest 5,000, has a delivery for each subscription that wanted it.', 'critical', null, $sql$
+  select latest.org_id, format('event %s has no delivery to %s', latest.id, subscriptions.name) as found
+  from (
+    select events.id, events.org_id, events.type, events.cause_id, events.recorded_at
+    from public.events
+    where events.id >= private.uuid_v7_floor(now() - interval '1 hour')
+    order by events.id desc
+    limit 5000
+  ) as latest
+  join public.subscriptions on subscriptions.org_id = latest.org_id
+    -- What was changed in a transaction that was open then, the event did not see.
+    and subscriptions.updated_at < latest.recorded_at - interval '1 minute' and private.wants(subscriptions.event_types, latest.type)
+  where not exists (
+      select from public.deliveries
+      where deliveries.event_id = latest.id and deliveries.subscription_id = subscriptions.id and deliveries.mode = 'live')
+    and not private.is_echo(latest.id, latest.cause_id, subscriptions.id)
+$sql$),
+
+('leases_end',
+ 'No delivery runs more than two minutes past its lease.', 'critical', null, $sql$
+  select deliveries.org_id, format('delivery %s is held since %s', deliveries.id, deliveries.claimed_at) as found
+  from public.deliveries
+  where deliveries.status = 'running' and deliveries.leased_until < now() - interval '2 minutes'
+$sql$),
+
+('nothing_waits_for_hours',
+ 'No delivery is due for more than two hours while its subscription is willing.', 'critical', null, $sql$
+  select willing.org_id, format('%s has been waited for since %s', willing.name, oldest.run_at) as found
+  from private.willing_subscriptions as willing
+  cross join lateral (
+    select deliveries.run_at
+    from public.deliveries
+    where deliveries.subscription_id = willing.id and deliveries.status in ('pending', 'failed') and deliveries.mode = 'live'
+      and deliveries.run_at < now() - interval '2 hours'
+    order by deliveries.run_at
+    limit 1
+  ) as oldest
+$sql$),
+
+('actions_have_causes',
+ 'Every action, of the newest 5,000, belongs to a delivery of the same event and organization whose effects were applied.', 'critical', null, $sql$
+  select latest.org_id, format('action %s has no delivery, event or effect of its own', latest.id) as found
+  from (
+    select agent_actions.id, agent_actions.org_id, agent_actions.delivery_id, agent_actions.event_id
+    from public.agent_actions
+    order by agent_actions.id desc
+    limit 5000
+  ) as latest
+  left join public.deliveries on deliveries.id = latest.delivery_id
+  left join public.events on events.id = latest.event_id
+  where deliveries.id is null or events.id is null
+    or deliveries.event_id <> latest.event_id or deliveries.effects_applied_at is null
+    or deliveries.org_id <> latest.org_id or events.org_id <> latest.org_id
+$sql$),
+
+('scores_have_causes',
+ 'Every score of a lead, of the newest 5,000 leads, comes from an event of the same organization.', 'critical', null, $sql$
+  select latest.org_id, format('lead %s has a score that no event gave', latest.id) as found
+  from (
+    select leads.id, leads.org_id, leads.score, leads.scored_by
+    from public.leads
+    order by leads.id desc
+    limit 5000
+  ) as latest
+  left join public.events on events.id = latest.scored_by
+  where latest.score is not null and events.org_id is distinct from latest.org_id
+$sql$),
+
+('memories_have_causes',
+ 'Everything an agent remembers, of the newest 5,000 memories, was said by an event of the same organization.', 'critical', null, $sql$
+  select latest.org_id, format('memory %s comes from no event', latest.id) as found
+  from (
+    select agent_memory.id, agent_memory.org_id, agent_memory.source_event_id
+    from public.agent_memory
+    order by agent_memory.id desc
+    limit 5000
+  ) as latest
+  left join public.events on events.id = latest.source_event_id
+  where latest.source_event_id is not null and events.org_id is distinct from latest.org_id
+$sql$),
+
+('deliveries_agree_with_events',
+ 'Every delivery, of the newest 5,000, has its event, in the same organization.', 'critical', null, $sql$
+  select latest.org_id, format('delivery %s has no event of its organization', latest.id) as found
+  from (
+    select deliveries.id, deliveries.org_id, deliveries.event_id
+    from public.deliveries
+    order by deliveries.id desc
+    limit 5000
+  ) as latest
+  left join public.events on events.id = latest.event_id
+  where events.org_id is distinct from latest.org_id
+$sql$),
+
+('receipts_point_to_events',
+ 'Every receipt, of the 5,000 that expire last, points to an event of the same organization.', 'critical', null, $sql$
+  select latest.org_id, format('the receipt %s %s points to no event', latest.source, latest.key) as found
+  from (
+    select receipts.org_id, receipts.source, receipts.key, receipts.event_id
+    from public.receipts
+    order by receipts.expires_at desc
+    limit 5000
+  ) as latest
+  left join public.events on events.id = latest.event_id
+  where events.org_id is distinct from latest.org_id
+$sql$),
+
+('one_open_lead',
+ 'A contact, of the newest 5,000 leads, has one open lead at a site.', 'critical', null, $sql$
+  select latest.org_id, format('contact %s has the open leads %s and %s', latest.contact_id, twin.id, latest.id) as found
+  from (
+    select leads.id, leads.org_id, leads.contact_id, leads.site_id, leads.stage
+    from public.leads
+    order by leads.id desc
+    limit 5000
+  ) as latest
+  join public.leads as twin on twin.org_id = latest.org_id and twin.contact_id = latest.contact_id
+    and twin.site_id = latest.site_id and twin.id < latest.id
+  where latest.stage not in ('won', 'lost') and twin.stage not in ('won', 'lost')
+$sql$),
+
+('strong_identifiers_are_unique',
+ 'A strong identifier, of the newest 5,000, points to one contact.', 'critical', null, $sql$
+  select latest.org_id, format('contacts %s and %s share one %s', latest.contact_id, twin.contact_id, latest.kind) as found
+  from (
+    select identifiers.org_id, identifiers.contact_id, identifiers.kind, identifiers.value, identifiers.strength
+    from public.contact_identifiers as identifiers
+    order by identifiers.id desc
+    limit 5000
+  ) as latest
+  join public.contact_identifiers as twin on twin.org_id = latest.org_id and twin.kind = latest.kind
+    and twin.value = latest.value and twin.contact_id <> latest.contact_id
+  where latest.strength = 'strong' and twin.strength = 'strong'
+$sql$),
+
+('subscribed_agents_are_published',
+ 'An agent with a subscription that is not paused has exactly one published version.', 'critical', null, $sql$
+  select agents.org_id, format('%s has %s published versions', agents.name, count(versions.id)) as found
+  from public.agents
+  left join public.agent_versions as versions on versions.agent_id = agents.id and versions.status = 'published'
+  where exists (
+    select from public.subscriptions
+    where subscriptions.org_id = agents.org_id and subscriptions.agent_id = agents.id and not subscriptions.paused)
+  group by agents.id
+  having count(versions.id) <> 1
+$sql$),
+
+('audit_log_ends_at_its_head',
+ 'The audit log of each organization ends with the entry that its head names.', 'critical', null, $sql$
+  select heads.org_id, format('the audit log has another end than entry %s', heads.number) as found
+  from private.audit_heads as heads
+  left join lateral (
+    select audit_log.number, audit_log.hash
+    from public.audit_log
+    where audit_log.org_id = heads.org_id
+    order by audit_log.number desc
+    limit 1
+  ) as latest on true
+  where (latest.number, latest.hash) is distinct from (heads.number, heads.hash)
+$sql$),
+
+('monitors_run',
+ 'Each organization''s data monitor has looked within the last 20 minutes, unless it is paused.', 'critical', null, $sql$
+  select watched.org_id, format('it last looked at %s', private.last_monitored(watched.org_id)) as found
+  from (select distinct willing.org_id from private.willing_subscriptions as willing where willing.target = 'data-monitor') as watched
+  where private.last_monitored(watched.org_id) < now() - interval '20 minutes'
+$sql$);
