@@ -44,8 +44,11 @@ def test_a_dump_restored_into_an_empty_server_is_the_same_hub(own_hub: Any, serv
         lambda: own_hub.rows("select count(*) from public.deliveries where status = 'done'") == [(5,)]
     )
     target = server.empty_database()
-    if not target.rows("select 1 from pg_roles where rolname = 'hub_service'", role="supabase_admin"):
-        target.rows("create role hub_service login", role="supabase_admin")
+    for role in ("hub_service login", "hub_reader bypassrls"):
+        if not target.rows(
+            f"select 1 from pg_roles where rolname = '{role.split()[0]}'", role="supabase_admin"
+        ):
+            target.rows(f"create role {role}", role="supabase_admin")
     source = State(own_hub.state).database_url("supabase_admin")
 
     own_hub.sql("select cron.alter_job(jobid, active => false) from cron.job")

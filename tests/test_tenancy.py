@@ -45,9 +45,10 @@ READERS = {
     "delivery_attempts": STAFF,
     "replays": STAFF,
     "alerts": STAFF,
+    "invariants": STAFF,
     "audit_log": {"admin"},
 }
-SHARED = {"role_permissions", "event_types", "system_controls"}
+SHARED = {"role_permissions", "event_types", "system_controls", "invariants"}
 
 # Who may change which columns; nobody inserts or deletes through REST.
 WRITERS = {
@@ -264,7 +265,7 @@ def test_nobody_writes_what_is_not_theirs(
         "id"
         if table == "organizations"
         else "name"
-        if table in ("event_types", "system_controls")
+        if table in ("event_types", "system_controls", "invariants")
         else "role"
         if table == "role_permissions"
         else "org_id"
@@ -272,6 +273,7 @@ def test_nobody_writes_what_is_not_theirs(
     foreign = {
         "event_types": "form.submitted",
         "system_controls": "global_pause",
+        "invariants": "leases_end",
         "role_permissions": "admin",
     }.get(table, str(theirs.id))
     before = fingerprint(hub)

@@ -112,8 +112,15 @@ def main() -> int:
             f"monitor run: {', '.join(f'{ms:.0f}' for ms in times)} ms in SQL,"
             f" {through_function} ms through the function ({decision}); limit {LIMIT_MS} ms"
         )
+        hub.sql("select private.run_invariant(name) from public.invariants")
+        checked = hub.rows("select name, last_ms, last_error from public.invariants order by last_ms desc")
+        for name, ms, error in checked:
+            print(f"  {name:35} {ms:5} ms {error or ''}")
+        invariants = sum(ms for _, ms, _ in checked)
+        print(f"{len(checked)} invariants: {invariants} ms")
         plans(hub, run, slower_than_ms=50)
-        return int(max(*times, through_function) > LIMIT_MS)
+        plans(hub, "select private.run_invariant(name) from public.invariants", slower_than_ms=50)
+        return int(max(*times, through_function, invariants) > LIMIT_MS)
 
 
 if __name__ == "__main__":
