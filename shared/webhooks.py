@@ -23,7 +23,7 @@ _PREFIX = "whsec_"
 
 
 class Webhook(BaseModel):
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
 
     url: str
     secrets: list[str]

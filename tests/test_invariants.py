@@ -11,6 +11,7 @@ from hubs import running_hub
 
 REPLICA = "set session_replication_role = replica; "
 OF_TRADES = "(select id from public.organizations where slug = 'trades')"
+MONITOR = "(select id from public.agents where name = 'data-monitor')"
 FORM = "(select id from public.events where type = 'form.submitted')"
 
 # How each is broken and mended again, in a hub in which one form was sent and qualified.
@@ -61,8 +62,8 @@ BREAKS = {
         "delete from public.contact_identifiers where contact_id not in (select contact_id from public.leads)",
     ),
     "subscribed_agents_are_published": (
-        "update public.agent_versions set status = 'archived'",
-        "update public.agent_versions set status = 'published'",
+        f"update public.agent_versions set status = 'archived' where agent_id = {MONITOR}",
+        f"update public.agent_versions set status = 'published' where agent_id = {MONITOR}",
     ),
     "audit_log_ends_at_its_head": (
         "update private.audit_heads set number = number + 1",
