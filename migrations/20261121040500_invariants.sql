@@ -272,27 +272,28 @@ $sql$),
  'A contact, of the newest 5,000 leads, has one open lead at a site.', 'critical', null, $sql$
   select latest.org_id, format('contact %s has the open leads %s and %s', latest.contact_id, twin.id, latest.id) as found
   from (
-    select leads.id, leads.org_id, leads.contact_id, leads.site_id, leads.stage
+    select leads.id, leads.org_id, leads.contact_id, leads.site_id, leads.stage, leads.folded_into
     from public.leads
     order by leads.id desc
     limit 5000
   ) as latest
   join public.leads as twin on twin.org_id = latest.org_id and twin.contact_id = latest.contact_id
     and twin.site_id = latest.site_id and twin.id < latest.id
-  where latest.stage not in ('won', 'lost') and twin.stage not in ('won', 'lost')
+  where latest.stage not in ('won', 'lost') and latest.folded_into is null
+    and twin.stage not in ('won', 'lost') and twin.folded_into is null
 $sql$),
 
 ('strong_identifiers_are_unique',
  'A strong identifier, of the newest 5,000, points to one contact.', 'critical', null, $sql$
   select latest.org_id, format('contacts %s and %s share one %s', latest.contact_id, twin.contact_id, latest.kind) as found
   from (
-    select identifiers.org_id, identifiers.contact_id, identifiers.kind, identifiers.value, identifiers.strength
+    select identifiers.org_id, identifiers.contact_id, identifiers.kind, identifiers.match_key, identifiers.strength
     from public.contact_identifiers as identifiers
     order by identifiers.id desc
     limit 5000
   ) as latest
   join public.contact_identifiers as twin on twin.org_id = latest.org_id and twin.kind = latest.kind
-    and twin.value = latest.value and twin.contact_id <> latest.contact_id
+    and twin.match_key = latest.match_key and twin.contact_id <> latest.contact_id
   where latest.strength = 'strong' and twin.strength = 'strong'
 $sql$),
 

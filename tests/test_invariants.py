@@ -140,6 +140,22 @@ def test_what_is_broken_is_an_alert_until_it_is_mended(kept_hub: Any, name: str)
     assert (run(kept_hub, name), is_open(kept_hub, name)) == (0, False)
 
 
+def test_a_merge_and_its_undoing_break_none(own_hub: Any) -> None:
+    for domain in ("com", "org"):
+        own_hub.submit("prime", {"name": "Jo", "email": f"jo@example.{domain}"})
+    jo, also_jo = own_hub.rows(
+        "select contact_id from public.contact_identifiers where value like 'jo@%' order by id"
+    )
+
+    merged = own_hub.rpc("merge_contacts", winner=str(jo[0]), loser=str(also_jo[0]), reason="Rang them.")
+    after_merge = [run(own_hub, name) for name in BREAKS]
+    undone = own_hub.rpc("unmerge_contacts", merge_id=merged.json()["merge_id"])
+    after_undoing = [run(own_hub, name) for name in BREAKS]
+
+    assert (merged.status_code, undone.status_code) == (200, 200)
+    assert (sum(after_merge), sum(after_undoing)) == (0, 0)
+
+
 def test_a_false_invariant_is_an_alert_within_a_minute(own_hub: Any) -> None:
     add(own_hub, "pigs_fly", f"select {OF_TRADES} as org_id, 'a pig stands' as found")
 
