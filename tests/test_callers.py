@@ -73,7 +73,7 @@ def test_a_new_secret_is_found_and_wrong_ones_cannot_hammer_the_database(
     caller = sites.sender("cleanjet")
     assert shown(caller, x_webhook_secret=hub.env["CLEANJET_WEBHOOK_SECRET"])
     new = uuid.uuid4().hex
-    hub.sql("select private.set_site_secret('cleanjet', %s)", new)
+    hub.sql("select private.set_site_secret('cleanjet', %s, '1 hour')", new)
     monkeypatch.setattr(sites, "LOOK_AGAIN_AFTER", 0)
     assert shown(caller, x_webhook_secret=new)
     monkeypatch.setattr(sites, "LOOK_AGAIN_AFTER", 60)
