@@ -197,27 +197,33 @@ def test_a_version_is_drafted_published_and_rolled_back(agent_hub: Hub) -> None:
 
 
 def test_an_event_is_handled_by_the_version_published_when_it_was_claimed(agent_hub: Hub) -> None:
-    agent_hub.sql("select net.set_faults(lose => 1.0)")
-    try:
-        contact = submit(agent_hub)
-        [(batch,)] = agent_hub.rows("select hub.claim_deliveries('lead-qualifier', 10, 30)")
-        [(config,)] = agent_hub.rows(CONFIG)
-        drafted = agent_hub.rpc("create_version", "ADMIN", agent="lead-qualifier", config=config).json()
-        agent_hub.rpc("publish_version", "ADMIN", agent="lead-qualifier", version=drafted).raise_for_status()
-        [claimed] = [it for it in batch if it["event"]["contact_id"] == contact]
-        action = {"decision": "x", "outcome": "self_resolved", "version_id": claimed["agent"]["version_id"]}
-        settlement = {"outcome": "done", "effects": {"action": action}} | {
-            name: claimed[name] for name in ("id", "lease_token")
-        }
-        agent_hub.sql("select hub.settle_deliveries(%s::jsonb)", json.dumps([settlement]))
-    finally:
-        agent_hub.sql("select net.clear_faults()")
-        agent_hub.rpc("publish_version", "ADMIN", agent="lead-qualifier", version=2)
+    # Its own target, so that nobody else claims it.
+    agent_hub.sql(
+        "insert into public.subscriptions (org_id, name, event_types, target, agent_id)"
+        " select org_id, 'by-hand', '{test.versions}', 'by-hand', id from public.agents where name = 'lead-qualifier'"
+    )
+    agent_hub.sql(
+        "insert into public.events (org_id, type) select id, 'test.versions' from public.organizations where slug = 'trades'"
+    )
+    [([claimed],)] = agent_hub.rows("select hub.claim_deliveries('by-hand', 10, 30)")
+    [(config,)] = agent_hub.rows(CONFIG)
+    drafted = agent_hub.rpc("create_version", "ADMIN", agent="lead-qualifier", config=config).json()
+    agent_hub.rpc("publish_version", "ADMIN", agent="lead-qualifier", version=drafted).raise_for_status()
 
-    assert agent_hub.rows(
-        "select version from public.agent_actions join public.agent_versions on agent_versions.id = version_id where contact_id = %s",
-        contact,
-    ) == [(claimed["agent"]["version"],)]
+    action = {"decision": "x", "outcome": "self_resolved", "version_id": claimed["agent"]["version_id"]}
+    settlement = {name: claimed[name] for name in ("id", "lease_token")} | {
+        "outcome": "done",
+        "effects": {"action": action},
+    }
+    agent_hub.sql("select hub.settle_deliveries(%s::jsonb)", json.dumps([settlement]))
+    agent_hub.rpc("publish_version", "ADMIN", agent="lead-qualifier", version=2).raise_for_status()
+
+    decided = agent_hub.rows(
+        "select version from public.agent_actions join public.agent_versions on agent_versions.id = version_id"
+        " where delivery_id = %s",
+        claimed["id"],
+    )
+    assert decided == [(claimed["agent"]["version"],)]
 
 
 @pytest.mark.parametrize("who", ["OPERATOR", "VIEWER", "CLOSER"])

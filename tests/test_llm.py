@@ -96,7 +96,7 @@ def test_a_question_is_asked_as_the_providers_document_it(server: ModelServer) -
     [
         (refusal(429), llm.RateLimited, 2),
         (refusal(429, retry_after="60"), llm.RateLimited, 1),
-        (refusal(429, retry_after=formatdate(time.time() + 60, usegmt=True)), llm.RateLimited, 1),
+        (refusal(429, retry_after=formatdate(time.time() + 86_400, usegmt=True)), llm.RateLimited, 1),
         (refusal(429, "insufficient_quota"), llm.RequestRefused, 1),
         (refusal(500), llm.ServerFailed, 2),
         (refusal(503, retry_after="60"), llm.ServerFailed, 1),

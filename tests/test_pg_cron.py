@@ -204,7 +204,7 @@ def test_postgres_changes_jobs_through_functions_and_only_its_own(hub: Hub, stat
 
 def test_what_ran_when_the_database_died_is_marked_failed(own_hub: Hub) -> None:
     own_hub.sql("select cron.schedule('long', %s, 'select pg_sleep(60)')", NEVER)
-    own_hub.sql("select cron.run_now('long')")
+    own_hub.run_job("long")
     assert own_hub.until(lambda: ("running", None) in runs(own_hub, "long"))
 
     own_hub.restart_database()
