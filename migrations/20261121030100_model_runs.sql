@@ -105,6 +105,9 @@ begin
   from public.deliveries
   join public.organizations on organizations.id = deliveries.org_id
   where deliveries.id = begin_model_run.delivery_id;
+  if not private.may_ask_model(org.id) then
+    return jsonb_build_object('state', 'refused', 'reason', 'credits');
+  end if;
   token_limit := private.day_limit(org.settings, 'day_tokens', begin_model_run.day_tokens);
   cent_limit := private.day_limit(org.settings, 'day_cents', begin_model_run.day_cents);
   if cent_limit is not null and begin_model_run.cost_cents is null then

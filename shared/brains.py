@@ -91,6 +91,7 @@ class Thought[Answer: BaseModel]:
 
 
 REFUSED = {
+    "credits": "no decision credits are left",
     "day": "the day's limit for models is used up",
     "tries": "the model was asked for this often enough",
     "price_unknown": "there is a limit in money and no price of the model",

@@ -90,6 +90,9 @@ def test_a_rejected_proposal_changes_nothing(careful: Hub) -> None:
     assert careful.rows(
         "select actor_type, after ->> 'review' from public.audit_log where resource_id = %s", action
     ) == [("user", "rejected")]
+    assert careful.rows(
+        "select kind, decided_by is not null from public.outcomes where action_id = %s", action
+    ) == [("rejected", True)]
 
 
 def test_of_twenty_reviews_at_once_the_first_decides(careful: Hub) -> None:
@@ -290,3 +293,16 @@ def test_confidence_is_compared_with_what_became_of_the_leads(agent_hub: Hub) ->
 
     assert (card["judged"], card["accuracy"], card["overconfidence"]) == (2, 0.5, 0.4)
     assert card["calibration"] == [{"confidence": 0.9, "accuracy": 0.5, "count": 2}]
+
+
+def test_what_became_of_a_lead_is_attached_to_the_decisions_about_it(agent_hub: Hub, contact: str) -> None:
+    assert agent_hub.until(lambda: agent_hub.rows(SCORED, contact) != [(None,)])
+
+    agent_hub.sql("update public.leads set stage = 'won' where contact_id = %s", contact)
+    agent_hub.sql("update public.leads set stage = 'booked' where contact_id = %s", contact)
+    agent_hub.sql("update public.leads set stage = 'won' where contact_id = %s", contact)
+
+    assert agent_hub.rows(
+        "select kind, agent from public.outcomes join public.agent_actions on agent_actions.id = action_id where contact_id = %s",
+        contact,
+    ) == [("won", "lead-qualifier")]

@@ -313,6 +313,26 @@ def test_a_version_may_limit_the_money_of_a_day(hub: Hub, model: ModelServer) ->
     assert model.asked == []
 
 
+def test_a_decision_by_the_model_takes_a_credit_and_without_any_the_rules_decide(
+    model: ModelServer, prepared_state: Path
+) -> None:
+    with running_hub(prepared_state, **model.settings) as hub:
+        model.says(judgement)
+        publish(hub)
+        [(org,)] = hub.rows("select id::text from public.organizations where slug = 'trades'")
+        assert hub.rpc("grant_credits", "OPERATOR", org_id=org, amount=2, reason="trial").status_code == 404
+        assert hub.rpc("grant_credits", "ADMIN", org_id=org, amount=2, reason="trial").json() == 2
+
+        done = [action(hub, send(hub, **ENQUIRY)) for _ in range(3)]
+
+        assert [it["output"]["decided_by"] for it in done] == ["model", "model", "rules"]
+        assert done[2]["output"]["fallback"] == "limit_credits"
+        assert hub.rows("select balance from public.credit_accounts") == [(0,)]
+        assert hub.rows(
+            "select sum(amount), count(distinct action_id) from public.decision_credits where reason = 'decision'"
+        ) == [(-2, 2)]
+
+
 def test_killed_after_the_answer_it_does_not_pay_twice(model: ModelServer, prepared_state: Path) -> None:
     with running_hub(prepared_state, **model.settings) as hub:
         model.says(judgement)

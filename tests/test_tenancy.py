@@ -24,6 +24,9 @@ READERS = {
     "agent_versions": MEMBERS,
     "agent_deployments": MEMBERS,
     "agent_memory": STAFF,
+    "credit_accounts": STAFF,
+    "decision_credits": STAFF,
+    "outcomes": STAFF,
     "agent_scorecards": MEMBERS,
     "agent_actions": MEMBERS,  # a closer: those of the leads assigned to them
     "contacts": MEMBERS,
@@ -151,6 +154,10 @@ class Tenant:
             self.id,
         )
         hub.sql("select private.rehearse_events(%s, '{}', 'qualifier', 1, false)", self.id)
+        hub.sql(
+            "insert into public.decision_credits (org_id, amount, reason) values (%s, 10, 'test')", self.id
+        )
+        hub.sql("update public.leads set stage = 'won' where org_id = %s and score is not null", self.id)
         people = dict(
             hub.rows("select role::text, user_id from public.memberships where org_id = %s", self.id)
         )

@@ -1,0 +1,190 @@
+-- Decision credits and outcomes: what a model's decision costs, and what later became of any decision.
+--
+-- An organization that was granted credits pays one for each decision by a model, in the transaction that writes it, and
+-- without any the rules decide. One that never was is not limited: tokens and cost stand with its actions. Outcomes are attached by what happens to the lead and by reviews.
+
+set lock_timeout = '5s';
+set statement_timeout = '60s';
+
+insert into public.role_permissions (role, permission) values ('admin', 'credits.grant');
+
+create table public.credit_accounts (
+  org_id     uuid primary key references public.organizations (id),
+  balance    bigint not null default 0,
+  updated_at timestamptz not null default now()
+);
+comment on table public.credit_accounts is 'How many decisions by models an organization has left; without an account it is not limited.';
+
+create table public.decision_credits (
+  id         uuid primary key default private.uuid_v7(),
+  org_id     uuid not null references public.organizations (id),
+  amount     integer not null,
+  reason     text not null,
+  action_id  uuid,
+  granted_by uuid,
+  created_at timestamptz not null default now(),
+
+  constraint decision_credits_action foreign key (action_id) references public.agent_actions (id),
+  constraint decision_credits_amount check (amount <> 0 and abs(amount) <= 1000000),
+  constraint decision_credits_reason_length check (length(reason) between 1 and 300)
+);
+comment on table public.decision_credits is 'Each grant, and each decision that took one; the sum is the balance.';
+create unique index decision_credits_once on public.decision_credits (action_id) where action_id is not null;
+create index decision_credits_list_idx on public.decision_credits (org_id, id desc);
+
+create table public.outcomes (
+  id         uuid primary key default private.uuid_v7(),
+  org_id     uuid not null references public.organizations (id),
+  action_id  uuid not null references public.agent_actions (id),
+  kind       text not null,
+  decided_by uuid,
+  at         timestamptz not null default now(),
+
+  constraint outcomes_known check (kind in ('won', 'lost', 'approved', 'rejected')),
+  constraint outcomes_once unique (action_id, kind)
+);
+comment on table public.outcomes is 'What later became of a decision: its lead was won or lost, a person approved or rejected it.';
+create index outcomes_list_idx on public.outcomes (org_id, id desc);
+
+create trigger credit_accounts_touch before update on public.credit_accounts
+  for each row execute function private.touch_updated_at();
+create trigger decision_credits_append_only before update or delete on public.decision_credits
+  for each row execute function private.refuse_change();
+
+alter table public.credit_accounts enable row level security;
+alter table public.credit_accounts force row level security;
+grant select on public.credit_accounts to authenticated, service_role;
+create policy "members read their balance" on public.credit_accounts for select to authenticated
+  using (org_id in (select private.my_orgs('actions.read')));
+
+alter table public.decision_credits enable row level security;
+alter table public.decision_credits force row level security;
+grant select on public.decision_credits to authenticated, service_role;
+create policy "members read credits" on public.decision_credits for select to authenticated
+  using (org_id in (select private.my_orgs('actions.read')));
+
+alter table public.outcomes enable row level security;
+alter table public.outcomes force row level security;
+grant select on public.outcomes to authenticated, service_role;
+create policy "members read outcomes" on public.outcomes for select to authenticated
+  using (org_id in (select private.my_orgs('actions.read')));
+
+-- security definer: whoever writes an action or a grant need not be able to write the account.
+create function private.count_credits()
+returns trigger
+language plpgsql
+security definer
+set search_path = ''
+as $$
+begin
+  insert into public.credit_accounts as account (org_id, balance)
+  select fresh.org_id, sum(fresh.amount) from fresh group by fresh.org_id order by fresh.org_id
+  on conflict on constraint credit_accounts_pkey do update set balance = account.balance + excluded.balance;
+  return null;
+end;
+$$;
+comment on function private.count_credits is 'Trigger: the balance is the sum of what was granted and taken.';
+create trigger decision_credits_count after insert on public.decision_credits
+  referencing new table as fresh for each statement execute function private.count_credits();
+
+create function private.take_credits()
+returns trigger
+language plpgsql
+security definer
+set search_path = ''
+as $$
+begin
+  insert into public.decision_credits (org_id, amount, reason, action_id)
+  select fresh.org_id, -1, 'decision', fresh.id
+  from fresh
+  join public.credit_accounts on credit_accounts.org_id = fresh.org_id
+  where fresh.output ->> 'decided_by' = 'model';
+  return null;
+end;
+$$;
+comment on function private.take_credits is 'Trigger: a decision by a model takes one credit.';
+create trigger agent_actions_credits after insert on public.agent_actions
+  referencing new table as fresh for each statement execute function private.take_credits();
+
+create function private.may_ask_model(org_id uuid)
+returns boolean
+language sql
+stable
+set search_path = ''
+as $$
+  select not exists (
+    select from public.credit_accounts
+    where credit_accounts.org_id = may_ask_model.org_id and credit_accounts.balance <= 0);
+$$;
+comment on function private.may_ask_model is 'Whether an organization has a credit left, or never had any to count.';
+
+create function private.attach_lead_outcome()
+returns trigger
+language plpgsql
+security definer
+set search_path = ''
+as $$
+begin
+  insert into public.outcomes (org_id, action_id, kind, decided_by)
+  select new.org_id, agent_actions.id, new.stage::text, (select auth.uid())
+  from public.agent_actions
+  where agent_actions.org_id = new.org_id and agent_actions.lead_id = new.id and agent_actions.outcome <> 'failed'
+  on conflict on constraint outcomes_once do nothing;
+  return null;
+end;
+$$;
+comment on function private.attach_lead_outcome is 'Trigger: a lead that is won or lost says so of the decisions about it.';
+create trigger leads_outcome after update of stage on public.leads
+  for each row when (new.stage in ('won', 'lost') and old.stage is distinct from new.stage)
+  execute function private.attach_lead_outcome();
+
+create function private.attach_review_outcome()
+returns trigger
+language plpgsql
+security definer
+set search_path = ''
+as $$
+begin
+  insert into public.outcomes (org_id, action_id, kind, decided_by)
+  values (new.org_id, new.id, new.review::text, new.reviewed_by)
+  on conflict on constraint outcomes_once do nothing;
+  return null;
+end;
+$$;
+comment on function private.attach_review_outcome is 'Trigger: a review is an outcome of the decision.';
+create trigger agent_actions_outcome after update of review on public.agent_actions
+  for each row when (new.review in ('approved', 'rejected') and old.review is distinct from new.review)
+  execute function private.attach_review_outcome();
+
+-- security definer: who may grant is asked here, by the caller's own permission.
+create function private.grant_my_credits(org_id uuid, amount integer, reason text)
+returns bigint
+language plpgsql
+security definer
+set search_path = ''
+as $$
+begin
+  if (select auth.role()) is distinct from 'service_role'
+     and not exists (select from private.my_orgs('credits.grant') as org where org = grant_my_credits.org_id) then
+    perform private.fail(404, 'unknown_organization', 'You may grant credits to no such organization.');
+  end if;
+  if amount is null or amount not between 1 and 1000000 then
+    perform private.fail(422, 'bad_amount', 'A grant is between 1 and 1,000,000 credits.');
+  end if;
+  insert into public.decision_credits (org_id, amount, reason, granted_by)
+  values (grant_my_credits.org_id, grant_my_credits.amount, grant_my_credits.reason, (select auth.uid()));
+  return (select credit_accounts.balance from public.credit_accounts where credit_accounts.org_id = grant_my_credits.org_id);
+end;
+$$;
+comment on function private.grant_my_credits is 'Grant credits within the caller''s organizations.';
+grant execute on function private.grant_my_credits to authenticated, service_role;
+
+create function public.grant_credits(org_id uuid, amount integer, reason text)
+returns bigint
+language sql
+set search_path = ''
+as $$
+  select private.grant_my_credits(org_id, amount, reason);
+$$;
+comment on function public.grant_credits is 'Grant an organization decisions by models; answers its balance.';
+grant execute on function public.grant_credits to authenticated, service_role;
