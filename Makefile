@@ -23,8 +23,8 @@ check: .venv/.requirements-test.lock ## Lint, format, types, migrations
 	@$(PYTHON) -m mypy
 	@.venv/bin/squawk --pg-version 17.0 --assume-in-transaction migrations/*.sql
 
-bench: .venv/.requirements-test.lock ## Measure what a form costs, against the same SQL under pgbench
-	@PYTHONPATH=$(PYTHONPATH):tests $(PYTHON) -m load.bench
+bench: .venv/.requirements-test.lock ## Measure: forms against the same SQL under pgbench, replay, the monitor, a million contacts
+	@for bench in bench replay monitor contacts; do PYTHONPATH=$(PYTHONPATH):tests $(PYTHON) -m load.$$bench || exit 1; done
 
 demo: .venv/.requirements.lock ## Play a busy day against the running hub in STATE, and check that nothing is lost or doubled
 	@$(PYTHON) -m operate.demo --state "$(STATE)"

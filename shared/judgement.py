@@ -4,6 +4,12 @@ The rules judge every enquiry. A model may move their score within `thresholds`,
 it would, a person is asked. It chooses a service and a next step from the version's lists, and says why in a few
 short lines. It has no tools, is told of name, address and number only whether they were given, and remembers
 nothing in words of its own.
+
+In a version's config, beside `rules`: `prompt`, `model` (null takes LLM_MODEL), `temperature`, `max_tokens`;
+`thresholds`, how many points the model may add or take; `next_steps`, what it may choose from for each band;
+`limits`: `seconds` (12 at most) and `tokens` of a run, `tries`, `runs` of a delivery, `day_tokens`, `day_cents`;
+`prices`, cents for a million tokens, `input` and `output`. An organization sets less for a day (UTC) in its
+settings: {"model": {"day_tokens": 100000, "day_cents": 200}}.
 """
 
 import json
