@@ -50,11 +50,18 @@ grant select on public.replays to authenticated, service_role;
 create policy "members read replays" on public.replays for select to authenticated
   using (org_id in (select private.my_orgs('deliveries.read')));
 
+-- Every step of it goes by an index and takes few rows, which the planner cannot know of a batch whose size is an
+-- argument: it planned anew for each call, at several times the price of the call, or read whole tables into hashes.
 create or replace function hub.claim_deliveries(target text, batch_size integer default 10, lease_seconds integer default 20)
 returns jsonb
 language plpgsql
 security definer
 set search_path = ''
+set plan_cache_mode = 'force_generic_plan'
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_bitmapscan = off
 as $$
 declare
   batch jsonb;
@@ -138,18 +145,26 @@ begin
   join public.subscriptions on subscriptions.id = claimed.subscription_id
   join public.events on events.id = claimed.event_id
   left join public.sites on sites.id = events.site_id
-  -- offset 0: asked once for a delivery, not wherever it is used.
-  cross join lateral (select private.contact_family(events.contact_id) as ids offset 0) as family
-  left join public.contacts on contacts.id = family.ids[1]
+  left join public.contacts as given on given.id = events.contact_id
+  left join public.contacts on contacts.id = coalesce(given.merged_into, given.id)
+  -- As private.contact_family, which costs more than all the rest of a row here.
+  cross join lateral (
+    select contacts.id || array(
+      select merged.id from public.contacts as merged where merged.org_id = contacts.org_id and merged.merged_into = contacts.id) as ids
+    -- Made once, not wherever it is used.
+    offset 0
+  ) as family
   left join public.agents on agents.id = subscriptions.agent_id
   left join public.agent_versions as versions on versions.agent_id = agents.id
     and case when claimed.version_id is null then versions.status = 'published' else versions.id = claimed.version_id end
   cross join lateral (
     select count(*) as earlier
-    from (
+    from unnest(family.ids) as home (id)
+    cross join lateral (
       select from public.events as before
-      where before.org_id = events.org_id and before.contact_id = any (family.ids) and before.id < events.id
-        and before.type = events.type
+      where before.org_id = events.org_id and before.contact_id = home.id and before.id < events.id
+        -- By the index of the contact: that of the type would be read from its beginning.
+        and (before.type = events.type) is true
       limit 50
     ) as seen
   ) as history
