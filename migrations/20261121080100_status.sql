@@ -136,6 +136,33 @@ as $$
 $$;
 comment on function private.webhook_components is 'Outgoing webhooks and how they are.';
 
+create function private.pull_components(org_id uuid)
+returns setof private.component
+language sql
+stable
+set search_path = ''
+as $$
+  select
+    'pull', sources.name,
+    case
+      when not sources.enabled or sources.last_started_at is null then 'not configured'
+      when sources.last_error is not null or stale.message is not null then 'degraded'
+      else 'ok'
+    end,
+    case
+      when not sources.enabled then 'It is switched off.'
+      when sources.last_started_at is null then 'It was never pulled.'
+      when sources.last_error is not null then format('The last %s pulls failed: it %s.', sources.failures, sources.last_error)
+      when stale.message is not null then stale.message
+      when sources.watermark is null then 'It is being read for the first time.'
+      else format('Everything until %s UTC is here.', to_char(sources.watermark at time zone 'UTC', 'YYYY-MM-DD HH24:MI'))
+    end
+  from public.pull_sources as sources
+  left join private.check_pull_stale(pull_components.org_id, '{}', now()) as stale on stale.subject = sources.name
+  where sources.org_id = pull_components.org_id;
+$$;
+comment on function private.pull_components is 'The lists that are pulled and how they are.';
+
 -- security definer: jobs and secrets are nobody's to read; who may see how they are is asked here.
 create function private.my_status()
 returns jsonb
@@ -160,6 +187,7 @@ begin
       from (
         select * from private.site_components(organization)
         union all select * from private.agent_components(organization)
+        union all select * from private.pull_components(organization)
         union all select * from private.webhook_components(organization)
         union all select * from private.job_components(organization)
       ) as part);

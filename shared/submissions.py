@@ -51,7 +51,7 @@ _NAMES = {
 }
 _HONEYPOT = "honeypot"
 _KEY = re.compile(rb"[\x21-\x7e]{1,255}")
-_KIND = re.compile(r"[a-z][a-z0-9]*(?:[._-][a-z0-9]+)*")
+KIND = re.compile(r"[a-z][a-z0-9]*(?:[._-][a-z0-9]+)*")
 FORM = "form.submitted"
 
 
@@ -142,14 +142,17 @@ class Submission(BaseModel):
     @property
     def event(self) -> tuple[str, bool]:
         """What happened, as the form says it, and whether it is sure to mean that."""
-        kind, type_ = (
-            value if value and _KIND.fullmatch(value) else None for value in (self.kind, self.type)
-        )
+        kind, type_ = (value if value and KIND.fullmatch(value) else None for value in (self.kind, self.type))
         if kind:
             return kind, True
         if type_:
             return type_, "." in type_ or not (self.email or self.phone)
         return FORM, True
+
+    @property
+    def quarantine(self) -> str | None:
+        """Why it is kept without being acted upon, if it is."""
+        return "honeypot" if self.is_bot else None
 
     def reading(self) -> dict[str, Any] | None:
         """How the form is read, to be stored beside it; None when its own words say it."""
@@ -161,13 +164,9 @@ _NOT_READ = {"form", "is_bot", "kind", "type", "submission_id"}
 
 async def record(site: sites.Site, submission: Submission, request: Request) -> dict[str, Any]:
     """Record the submission once; answers its event and contact, and whether it was known already."""
-    contact: dict[str, Any] = {
-        "name": submission.full_name,
-        "email": identity.email(submission.email),
-        "phone": identity.phone(submission.phone, site.phone_region),
-    }
-    contact["facts"] = _facts(submission, contact["phone"])
+    contact = contact_of(submission, site.phone_region)
     kind, is_sure = submission.event
+    key = _idempotency_key(site, request)
     if kind == FORM and not (contact["email"] or contact["phone"] or submission.is_bot):
         raise _unreachable(submission)
     try:
@@ -177,10 +176,15 @@ async def record(site: sites.Site, submission: Submission, request: Request) -> 
             kind=kind,
             submission=submission.form,
             contact=contact,
-            idempotency_key=_key(site, submission, request),
-            quarantine="honeypot" if submission.is_bot else None,
+            idempotency_key=key or submission.submission_id,
+            quarantine=submission.quarantine,
             trace_id=tracing.trace_id(),
-            **_unusual(is_sure=is_sure, reading=submission.reading(), address=site.address),
+            **_unusual(
+                is_sure=is_sure,
+                reading=submission.reading(),
+                address=site.address,
+                submission_id=submission.submission_id if key else None,
+            ),
         )
     except Unauthorized:
         sites.forget(site.slug)
@@ -196,17 +200,21 @@ async def record(site: sites.Site, submission: Submission, request: Request) -> 
     return recorded
 
 
-def _unusual(*, is_sure: bool, reading: dict[str, Any] | None, address: str | None) -> dict[str, Any]:
+def contact_of(submission: Submission, phone_region: str) -> dict[str, Any]:
+    """Who it is from, in the one spelling of each, and what it says of them."""
+    contact: dict[str, Any] = {
+        "name": submission.full_name,
+        "email": identity.email(submission.email),
+        "phone": identity.phone(submission.phone, phone_region),
+    }
+    contact["facts"] = _facts(submission, contact["phone"])
+    return contact
+
+
+def _unusual(*, is_sure: bool, **values: object) -> dict[str, Any]:
     """What SQL is told only when it is not as usual."""
-    unusual = {"is_sure": None if is_sure else False, "reading": reading, "address": address}
+    unusual = {"is_sure": None if is_sure else False, **values}
     return {name: value for name, value in unusual.items() if value is not None}
-
-
-def _key(site: sites.Site, submission: Submission, request: Request) -> str | None:
-    """Under which key it is recorded once. A signed request is known by what is signed, and by nothing beside it."""
-    if site.way in (proofs.STANDARD, proofs.HMAC):
-        return site.message_id or submission.submission_id
-    return _idempotency_key(request) or submission.submission_id
 
 
 def _facts(submission: Submission, phone: str | None) -> dict[str, str]:
@@ -221,7 +229,10 @@ def _facts(submission: Submission, phone: str | None) -> dict[str, str]:
     return {key: fact for key, fact in facts.items() if fact}
 
 
-def _idempotency_key(request: Request) -> str | None:
+def _idempotency_key(site: sites.Site, request: Request) -> str | None:
+    """What the sender calls this message. A signed request is known by what is signed, and by nothing beside it."""
+    if site.way in (proofs.STANDARD, proofs.HMAC):
+        return site.message_id
     key = request.header(b"idempotency-key")
     if key is None:
         return None

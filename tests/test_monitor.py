@@ -253,19 +253,18 @@ def test_a_sender_that_loops_is_found_and_a_busy_hour_is_not(
 
 def test_a_pull_that_has_no_success_is_found(own_hub: Any) -> None:
     own_hub.sql(
-        "create table if not exists public.pull_sources (org_id uuid, site_id uuid, name text, url text, every interval,"
-        " last_success_at timestamptz, watermark timestamptz, enabled boolean, created_at timestamptz default now())"
-    )
-    own_hub.sql(
-        "insert into public.pull_sources (org_id, site_id, name, url, every, last_success_at, enabled)"
-        " select org_id, id, source.name, 'https://pulled.example/' || source.name, '15 minutes', now() - source.ago, source.enabled"
-        " from public.sites cross join (values ('late', interval '50 minutes', true), ('fine', interval '40 minutes', true),"
-        " ('fresh', null, true), ('switched-off', interval '1 day', false)) as source (name, ago, enabled) where slug = 'prime'"
+        "insert into public.pull_sources (org_id, site_id, name, url, last_success_at, created_at, enabled, next_at)"
+        " select org_id, id, source.name, 'https://pulled.example/' || source.name, now() - source.ago, now() - source.old,"
+        " source.enabled, now() + interval '1 hour' from public.sites cross join (values"
+        " ('late', interval '50 minutes', interval '1 day', true), ('fine', interval '40 minutes', interval '1 day', true),"
+        " ('fresh', null, interval '0', true), ('never', null, interval '1 day', true),"
+        " ('switched-off', interval '1 day', interval '1 day', false)) as source (name, ago, old, enabled) where slug = 'prime'"
     )
     tick(own_hub)
 
     assert own_hub.until(lambda: bool(own_hub.rows(LOOKS)))
-    assert own_hub.rows("select kind, subject from public.alerts") == [("pull_stale", "late")]
+    found = own_hub.rows("select kind, subject from public.alerts order by subject")
+    assert found == [("pull_stale", "late"), ("pull_stale", "never")]
 
 
 def test_a_site_that_refuses_many_signatures_is_found(own_hub: Any) -> None:

@@ -69,6 +69,30 @@ def test_what_is_wrong_is_degraded_with_its_reason(watched: Hub) -> None:
     )
 
 
+def test_a_pull_tells_until_when_everything_is_here_or_why_not(watched: Hub) -> None:
+    watched.sql(
+        "insert into public.pull_sources (org_id, site_id, name, url, enabled, last_started_at, last_success_at, watermark,"
+        " last_error, failures, next_at) select org_id, id, given.name, 'https://partner.example', given.enabled, now(), now() - given.ago,"
+        " timestamptz '2026-11-21 09:30Z', given.error, 2, now() + interval '1 hour' from public.sites cross join (values"
+        " ('fine', true, interval '0', null), ('switched-off', false, interval '0', null), ('late', true, interval '1 day', null),"
+        " ('failing', true, interval '0', 'answered 500')) as given (name, enabled, ago, error) where slug = 'prime'"
+    )
+    watched.sql(
+        "insert into public.pull_sources (org_id, site_id, name, url, next_at)"
+        " select org_id, id, 'new', 'https://partner.example', now() + interval '1 hour' from public.sites where slug = 'prime'"
+    )
+
+    told = {name: part for (kind, name), part in parts(watched).items() if kind == "pull"}
+
+    assert told.pop("late")[0] == "degraded"
+    assert told == {
+        "fine": ("ok", "Everything until 2026-11-21 09:30 UTC is here."),
+        "switched-off": ("not configured", "It is switched off."),
+        "failing": ("degraded", "The last 2 pulls failed: it answered 500."),
+        "new": ("not configured", "It was never pulled."),
+    }
+
+
 def test_a_job_that_fails_is_degraded(watched: Hub) -> None:
     watched.sql("select private.check_job_late(id, '{}', now()) from public.organizations")
     watched.sql("select cron.unschedule('prune_history')")

@@ -49,6 +49,8 @@ READERS = {
     "replays": STAFF,
     "alerts": STAFF,
     "invariants": STAFF,
+    "pull_sources": STAFF,
+    "pull_failures": STAFF,
     "audit_log": {"admin"},
 }
 SHARED = {"role_permissions", "event_types", "system_controls", "invariants"}
@@ -78,6 +80,8 @@ WRITERS = {
     "leads": ({"admin", "operator", "closer"}, {"stage", "assigned_to", "next_step"}),
     "agents": ({"admin", "operator"}, {"status", "autonomy"}),
     "subscriptions": ({"admin"}, {"event_types", "paused", "max_attempts", "retry_base"}),
+    "pull_sources": ({"admin"}, {"every", "enabled"}),
+    "pull_failures": ({"admin", "operator"}, {"status"}),
 }
 
 FILL = """
@@ -99,6 +103,12 @@ with person as (
 ), wish as (
   insert into public.subscriptions (org_id, name, event_types, target, agent_id)
   select org_id, 'qualifier', '{form.submitted}', %(org)s || '-qualifier', id from agent
+), pulled as (
+  insert into public.pull_sources (org_id, site_id, name, url, enabled)
+  select org_id, id, 'list', 'https://rival.example/list', false from site returning org_id, id
+), unread as (
+  insert into public.pull_failures (org_id, source_id, key, item, reason)
+  select org_id, id, '1', '{}', 'no address' from pulled
 )
 insert into public.memberships (org_id, user_id, role)
 select org.id, person.id, person.role::public.member_role from org cross join person
