@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench demo rehearse reset bundle deploy
+.PHONY: help run new-site test check bench demo rehearse reset bundle deploy
 
 PORT ?= 54321
 STATE ?= .state
@@ -13,6 +13,9 @@ help: ## This list
 
 run: .venv/.requirements.lock ## Run the hub on PORT (54321) with its data in STATE (.state); Ctrl-C stops it
 	@exec $(PYTHON) -m emulator --port $(PORT) --state "$(STATE)" --parent $$PPID
+
+new-site: .venv/.requirements.lock ## Connect a site to the running hub: NAME="Bob's Plumbing" URL=https://bobs.example
+	@$(PYTHON) -m operate.new_site --state "$(STATE)"
 
 test: .venv/.requirements-test.lock ## Run all tests, each on hubs of its own
 	@$(PYTHON) -m pytest -rs

@@ -152,7 +152,7 @@ class Hub:
         self.process.wait(30)
 
 
-def start_hub(state: Path, port: int = 0, **environment: str) -> Hub:
+def start_hub(state: Path, port: int = 0, root: Path = ROOT, **environment: str) -> Hub:
     """Started and ready; what it printed is in the exception when it does not come up."""
     # Whoever runs the tests may have a model configured, which they shall not ask.
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("LLM_")}
@@ -170,8 +170,8 @@ def start_hub(state: Path, port: int = 0, **environment: str) -> Hub:
                 "--parent",
                 str(os.getpid()),
             ],
-            cwd=ROOT,
-            env={**inherited, "PYTHONPATH": f"{ROOT / 'supabase'}:{ROOT}", **environment},
+            cwd=root,
+            env={**inherited, "PYTHONPATH": f"{root / 'supabase'}:{root}", **environment},
             stdout=output,
             stderr=output,
         )
@@ -193,12 +193,12 @@ def new_state() -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def running_hub(prepared: Path | None = None, **environment: str) -> Iterator[Hub]:
-    """A hub on a state of its own: a new one, or a copy of one that was prepared."""
+def running_hub(prepared: Path | None = None, root: Path = ROOT, **environment: str) -> Iterator[Hub]:
+    """A hub on a state of its own: a new one, or a copy of one that was prepared; of the code in `root`."""
     with new_state() as state:
         if prepared:
             subprocess.run(["cp", "-a", prepared, state], check=True)
-        hub = start_hub(state, **environment)
+        hub = start_hub(state, root=root, **environment)
         try:
             yield hub
         finally:

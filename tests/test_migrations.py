@@ -205,6 +205,22 @@ def test_secrets_of_the_config_are_in_the_vault_before_the_first_migration(
     ]
 
 
+def test_every_seed_that_the_configuration_names_is_run_in_order(database: Database, project: Path) -> None:
+    (project / "config.toml").write_text('[db.seed]\nsql_paths = ["./seed.sql", "./sites/*.sql"]\n')
+    (project / "seed.sql").write_text("insert into public.pets (name) values ('first');\n")
+    run(database, project)
+    (project / "sites").mkdir()
+    for name in ("b", "a"):
+        (project / "sites" / f"{name}.sql").write_text(f"insert into public.pets (name) values ('{name}');\n")
+
+    run(database, project)
+    run(database, project)
+
+    assert database.rows("select name from public.pets") == [("first",), ("a",), ("b",)]
+    recorded = database.rows("select path from supabase_migrations.seed_files order by path")
+    assert recorded == [("supabase/seed.sql",), ("supabase/sites/a.sql",), ("supabase/sites/b.sql",)]
+
+
 def test_the_seed_runs_once_and_a_changed_one_is_named(database: Database, project: Path) -> None:
     seed = project / "seed.sql"
     seed.write_text("insert into public.pets (name) values ('a;b');\n")

@@ -54,7 +54,7 @@ Once, by hand:
     alter role hub_service password '…';  -- DATABASE_URL: postgresql://hub_service.<ref>:…@<pooler host>:6543/postgres
     select vault.create_secret('{functions_url}', 'functions_url');
     select vault.create_secret('…', 'hub_invoke_secret');  -- equal to HUB_INVOKE_SECRET
-    select private.set_site_secret('<site>', '…');  -- for each site that has one; new_site_secret('<site>') makes one that signs
+    select private.set_site_secret('<site>', '…');  -- for each site that has one; make new-site makes one that signs
 
   After each deployment, since pg_net hangs up after two seconds and a batch may take longer:
     gcloud run services update <function that the hub calls> --no-cpu-throttling

@@ -52,21 +52,26 @@ class Migration:
 
 
 def migrate(database_url: str, project: Path, environment: Mapping[str, str], say: Say) -> None:
-    """Bring the database up to date with a Supabase project folder (config.toml, migrations, seed.sql)."""
+    """Bring the database up to date with a Supabase project folder (config.toml, migrations, seeds)."""
     with psycopg.connect(
         database_url, autocommit=True, options="-c client_min_messages=warning"
     ) as connection:
         connection.execute("select pg_advisory_lock(%s)", [LOCK])
         connection.execute(HISTORY)
-        _store_vault_secrets(connection, project / "config.toml", environment)
+        config = project / "config.toml"
+        settings = tomllib.loads(config.read_text()).get("db", {}) if config.exists() else {}
+        _store_vault_secrets(connection, settings.get("vault", {}), environment)
         applied = _apply_missing(connection, project / "migrations", say)
-        _seed(connection, project / "seed.sql", say)
+        for pattern in settings.get("seed", {}).get("sql_paths", ["./seed.sql"]):
+            for file in sorted(project.glob(pattern)):
+                _seed(connection, project, file, say)
     if applied:
         say(f"applied {applied} migration{'s' if applied > 1 else ''}")
 
 
-def _store_vault_secrets(connection: Connection, config: Path, environment: Mapping[str, str]) -> None:
-    secrets = tomllib.loads(config.read_text()).get("db", {}).get("vault", {}) if config.exists() else {}
+def _store_vault_secrets(
+    connection: Connection, secrets: Mapping[str, str], environment: Mapping[str, str]
+) -> None:
     with connection.transaction():
         for name, reference in secrets.items():
             value = _resolve(reference, environment)
@@ -159,11 +164,9 @@ def _record(connection: Connection, migration: Migration, parts: list[str]) -> N
     )
 
 
-def _seed(connection: Connection, file: Path, say: Say) -> None:
-    if not file.exists():
-        return
+def _seed(connection: Connection, project: Path, file: Path, say: Say) -> None:
     text = file.read_bytes()
-    path, digest = f"supabase/{file.name}", hashlib.sha256(text).hexdigest()
+    path, digest = f"supabase/{file.relative_to(project)}", hashlib.sha256(text).hexdigest()
     found = connection.execute(
         "select hash from supabase_migrations.seed_files where path = %s", [path]
     ).fetchone()

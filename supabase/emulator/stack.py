@@ -23,7 +23,7 @@ from emulator import migrations
 from emulator.postgres import Postgres, free_port
 from emulator.process import Child, Process, die_with_parent
 from emulator.screen import ready_screen
-from emulator.state import State, email, write_private
+from emulator.state import State, email, secret_name, write_private
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SILENCE_SECONDS = 10.0
@@ -239,7 +239,7 @@ class Stack:
             "TRUSTED_PROXIES": "0",
         }
         for site, secret in keys.site_secrets.items():
-            values[f"{site.upper()}_WEBHOOK_SECRET"] = secret
+            values[secret_name(site)] = secret
         for person, password in keys.passwords.items():
             values[f"{person.upper()}_EMAIL"] = email(person)
             values[f"{person.upper()}_PASSWORD"] = password

@@ -52,6 +52,11 @@ class Keys:
         )
 
 
+def secret_name(site: str) -> str:
+    """What hub.env calls it."""
+    return f"{site.upper().replace('-', '_')}_WEBHOOK_SECRET"
+
+
 def email(person: str) -> str:
     return f"{person}@example.com"
 
@@ -75,6 +80,12 @@ class State:
     @property
     def keys(self) -> Keys:
         return Keys.load(self.folder)
+
+    def add_site_secret(self, site: str, secret: str) -> None:
+        """So that the next start knows it as well."""
+        keys = self.keys
+        keys.site_secrets[site] = secret
+        write_private(self.folder / "keys.json", json.dumps(asdict(keys), indent=2))
 
     @property
     def postgres_port(self) -> int:

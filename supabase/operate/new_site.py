@@ -1,0 +1,251 @@
+"""Connect a site: python -m operate.new_site, with NAME and URL in the environment.
+
+    NAME="Bob's Plumbing" URL=https://bobs.example python -m operate.new_site --state .state
+
+Makes the site's row and secret, its function with a manifest entry and a test, and sends a test form through the
+function; what is there already is left as it is. Then it prints what to paste into the site.
+
+The hub is the one that runs on the state folder, or a project: ADMIN_DATABASE_URL, and FUNCTIONS_URL or GCP_REGION and
+GCP_PROJECT. The row stands in supabase/sites/<slug>.sql, a seed: so every hub and project has it that this
+repository is deployed to, and the command also writes it at once.
+"""
+
+import argparse
+import base64
+import hashlib
+import json
+import os
+import secrets
+import shlex
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psycopg
+from deploy.bundle import ROOT
+from emulator.state import State, secret_name, write_private
+
+from operate import scaffold
+from operate.scaffold import TEST_EVENT, Refused, Site
+from operate.snippets import Connection
+
+SERVED_WITHIN = 20.0
+
+
+@dataclass(frozen=True)
+class Hub:
+    """The hub that the site is connected to; `state` when it runs on this machine."""
+
+    database_url: str
+    functions_url: str
+    state: State | None
+    environment: Mapping[str, str]
+
+    @classmethod
+    def found(cls, state: State, environment: Mapping[str, str]) -> "Hub":
+        local = _read(state.environment)
+        database_url = environment.get("ADMIN_DATABASE_URL") or local.get("ADMIN_DATABASE_URL")
+        if not database_url:
+            raise Refused(
+                f"No hub runs on {state.folder}. Start one with `make run`, or set ADMIN_DATABASE_URL to a project's."
+            )
+        if database_url == local.get("ADMIN_DATABASE_URL"):
+            return cls(database_url, f"{local['SUPABASE_URL']}/functions/v1", state, local)
+        return cls(database_url, _functions_url(environment), None, environment)
+
+    def known_secret(self, site: Site) -> str | None:
+        if self.state is not None:
+            return self.state.keys.site_secrets.get(site.slug)
+        return self.environment.get(secret_name(site.slug)) or None
+
+
+type Database = psycopg.Connection[tuple[Any, ...]]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m operate.new_site")
+    parser.add_argument("--state", type=Path, default=Path(".state"), help="of the hub that runs here")
+    arguments = parser.parse_args()
+    try:
+        site = Site.asked_for(os.environ)
+        connect(site, Hub.found(State(arguments.state.resolve()), os.environ))
+    except Refused as refusal:
+        print(refusal, file=sys.stderr)
+        return 2
+    except psycopg.OperationalError as error:
+        print(f"The database cannot be reached: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def connect(site: Site, hub: Hub) -> None:
+    connection = Connection(hub.functions_url, site.slug, f"<{secret_name(site.slug)}>")
+    print(f"\n  {site.name}: {connection.url}\n")
+    with psycopg.connect(hub.database_url, autocommit=True, connect_timeout=10) as database:
+        _refuse_another(site, database)
+        _report("row", _shown(site.row), add_row(site, database))
+        secret, where, is_new = add_secret(site, hub, database)
+        _report("secret", where, is_new)
+        _report("function", _shown(site.folder), scaffold.write_function(site))
+        _report("manifest", _shown(scaffold.MANIFEST), scaffold.write_manifest_entry(site))
+        _report("test", _shown(site.test), scaffold.write_test(site))
+        if secret is not None:
+            connection = Connection(hub.functions_url, site.slug, secret)
+        try:
+            event, is_new = send_test_event(site, connection, database)
+            _report("test event", event, is_new)
+        finally:
+            print(f"\n{connection.paste(site.form)}\n")
+
+
+def _report(step: str, where: str, is_new: bool) -> None:
+    print(f"  {step:<12}{'done' if is_new else 'skipped':<10}{where}", flush=True)
+
+
+def _refuse_another(site: Site, database: Database) -> None:
+    known = database.execute("select name, url from public.sites where slug = %s", [site.slug]).fetchone()
+    if known is not None and known != (site.name, site.url):
+        raise Refused(
+            f"There is a site {site.slug} already: {known[0]} at {known[1]}."
+            " Choose another NAME, or add SLUG=… for a name of its own."
+        )
+
+
+# The steps ----------------------------------------------------------------------------------------------------------
+
+
+def add_row(site: Site, database: Database) -> bool:
+    if _has_row(site, database):
+        return False
+    if not site.row.exists():
+        scaffold.write_row(site, _organization(database))
+    database.execute(site.row.read_bytes())
+    if not _has_row(site, database):
+        raise Refused(f"{_shown(site.row)} made no row: is its organization here?")
+    return True
+
+
+def _has_row(site: Site, database: Database) -> bool:
+    return database.execute("select from public.sites where slug = %s", [site.slug]).fetchone() is not None
+
+
+def _organization(database: Database) -> str:
+    asked = os.environ.get("ORG")
+    rows = database.execute("select slug from public.organizations where closed_at is null order by slug")
+    slugs = [str(slug) for (slug,) in rows]
+    if asked in slugs:
+        return str(asked)
+    if asked or len(slugs) != 1:
+        raise Refused(f"Say whose site it is: ORG=…, one of {', '.join(slugs) or 'none that are here'}.")
+    return slugs[0]
+
+
+def add_secret(site: Site, hub: Hub, database: Database) -> tuple[str | None, str, bool]:
+    """The secret, where it is kept, and whether it was given to the site now."""
+    name = secret_name(site.slug)
+    known = hub.known_secret(site)
+    if known is not None and not known.startswith("whsec_"):
+        raise Refused(
+            f"{name} signs nothing: a signing secret is whsec_… (private.new_site_secret makes one)."
+        )
+    digests = _digests(site, database)
+    if known is None and digests:
+        return (
+            None,
+            f"set {name} to have it printed below; private.new_site_secret gives the site another",
+            False,
+        )
+    secret = known or _new_secret()
+    # Kept before it is valid: a secret that nobody has would be worse than one that nobody accepts yet.
+    where = _keep_secret(hub, site, secret, is_known=known is not None)
+    is_new = hashlib.sha256(secret.encode()).digest() not in digests
+    if is_new:
+        database.execute("select private.set_site_secret(%s, %s)", [site.slug, secret])
+    return secret, where, is_new
+
+
+def _new_secret() -> str:
+    """A Standard Webhooks secret. Its key is text, since n8n signs with nothing else."""
+    return "whsec_" + base64.b64encode(secrets.token_hex(24).encode()).decode()
+
+
+def _digests(site: Site, database: Database) -> set[bytes]:
+    rows = database.execute(
+        "select site_secrets.sha256 from private.site_secrets join public.sites on sites.id = site_secrets.site_id"
+        " where sites.slug = %s and site_secrets.kind <> 'page' and coalesce(site_secrets.valid_to, 'infinity') > now()",
+        [site.slug],
+    )
+    return {digest for (digest,) in rows}
+
+
+def _keep_secret(hub: Hub, site: Site, secret: str, is_known: bool) -> str:
+    name = secret_name(site.slug)
+    if hub.state is None:
+        return name if is_known else f"{name}={secret} (keep it now: it is not shown again)"
+    if not is_known:
+        hub.state.add_site_secret(site.slug, secret)
+    written = hub.state.environment.read_text()
+    if f"{name}=" not in written:
+        write_private(hub.state.environment, f"{written}{name}={shlex.quote(secret)}\n")
+    return f"{name} in {hub.state.environment}"
+
+
+def send_test_event(site: Site, connection: Connection, database: Database) -> tuple[str, bool]:
+    known = database.execute(
+        "select events.id from public.events join public.sites on sites.org_id = events.org_id and sites.id = events.site_id"
+        " where sites.slug = %s and events.data ->> 'submission_id' = %s limit 1",
+        [site.slug, TEST_EVENT],
+    ).fetchone()
+    if known is not None:
+        return str(known[0]), False
+    return str(_served(connection, site.form)["event_id"]), True
+
+
+def _served(connection: Connection, form: dict[str, str]) -> dict[str, Any]:
+    """The answer of the function, once it is served: a gateway finds what is new by itself."""
+    deadline = time.monotonic() + SERVED_WITHIN
+    body = json.dumps(form)
+    said = ""
+    while time.monotonic() < deadline:
+        try:
+            headers = {**connection.signed(TEST_EVENT, body), "content-type": "application/json"}
+            answer = httpx.post(connection.url, content=body, headers=headers, timeout=10)
+        except httpx.HTTPError as error:
+            said = type(error).__name__
+        else:
+            if answer.status_code == 202:
+                return dict(answer.json())
+            said = f"{answer.status_code} {answer.text[:200]}"
+        time.sleep(0.2)
+    raise Refused(
+        f"{connection.url} did not accept a test form: {said}\n"
+        "On a project, `make deploy` brings the function there. Then run this again."
+    )
+
+
+def _shown(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def _read(file: Path) -> dict[str, str]:
+    if not file.exists():
+        return {}
+    pairs = (line.split("=", 1) for line in file.read_text().splitlines() if "=" in line)
+    return {name: "".join(shlex.split(value)) for name, value in pairs}
+
+
+def _functions_url(environment: Mapping[str, str]) -> str:
+    if environment.get("FUNCTIONS_URL"):
+        return environment["FUNCTIONS_URL"].rstrip("/")
+    region, project = environment.get("GCP_REGION"), environment.get("GCP_PROJECT")
+    if not region or not project:
+        raise Refused("Say where the functions are: FUNCTIONS_URL=…, or GCP_REGION and GCP_PROJECT.")
+    return f"https://{region}-{project}.cloudfunctions.net"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

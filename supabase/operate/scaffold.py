@@ -1,0 +1,218 @@
+"""A new site's files: its row as a seed, its function with a manifest entry, its test. What is there is left as it is."""
+
+import json
+import re
+import tomllib
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import SplitResult, urlsplit
+
+from deploy.bundle import FUNCTIONS, ROOT
+
+SITES = ROOT / "supabase" / "sites"
+TESTS = ROOT / "tests"
+MANIFEST = FUNCTIONS / "manifest.toml"
+# What a new site's function begins as.
+PATTERN = FUNCTIONS / "ingest_prime"
+TEST_EVENT = "test-event"
+LONGEST_SLUG = 40
+# What may stand unquoted in a comment, a docstring and a sentence.
+NAME_FORM = re.compile(r"[^\W_][\w&'\u2019.,()/+ -]{1,59}")
+SLUG_FORM = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+
+ROW = """\
+-- The site {name}, made by `make new-site`. Its secret is not here: private.new_site_secret makes one.
+
+insert into public.sites (org_id, number, slug, name, url, time_zone, phone_region, allowed_origins)
+select
+  organizations.id, (select coalesce(max(sites.number), 0) + 1 from public.sites where sites.org_id = organizations.id),
+  '{slug}', {quoted_name}, '{url}', organizations.time_zone, organizations.phone_region, '{{{origin}}}'
+from public.organizations
+where organizations.slug = '{organization}'
+on conflict on constraint sites_slug_unique do nothing;
+"""
+
+TEST = '''\
+"""{function}: its form becomes a contact, a lead and an event, once."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from signing import Site, give_secret, new_secret
+
+SITE = "{slug}"
+FORM = (Path(__file__).parent / "fixtures" / f"ingest-{{SITE}}" / "form.json").read_bytes()
+
+
+@pytest.fixture
+def site(hub: Any) -> Site:
+    return give_secret(hub, SITE, "standard", new_secret("standard"))
+
+
+def test_its_form_becomes_a_contact_a_lead_and_an_event_once(hub: Any, site: Site) -> None:
+    first, again = site.post(FORM), site.post(FORM)
+
+    assert (first.status_code, first.json()["duplicate"]) == (202, False), first.text
+    assert again.json() == {{**first.json(), "duplicate": True}}
+    event = hub.rows(
+        "select type, sites.slug, data, subject_type from public.events"
+        " join public.sites on sites.id = events.site_id where events.id = %s",
+        first.json()["event_id"],
+    )
+    assert event == [("form.submitted", SITE, json.loads(FORM), "lead")]
+
+
+def test_another_secret_is_refused(hub: Any) -> None:
+    assert Site(hub, SITE, "standard", new_secret("standard")).post(FORM).status_code == 401
+'''
+
+
+class Refused(Exception):
+    """It cannot be done, in a sentence for whoever asked."""
+
+
+@dataclass(frozen=True)
+class Site:
+    name: str
+    url: str
+    slug: str
+
+    @classmethod
+    def asked_for(cls, environment: Mapping[str, str]) -> "Site":
+        name = " ".join(environment.get("NAME", "").split())
+        url = environment.get("URL", "").strip().rstrip("/")
+        if not name or not url:
+            raise Refused('Say which site: make new-site NAME="Bob\'s Plumbing" URL=https://bobs.example')
+        if not NAME_FORM.fullmatch(name):
+            raise Refused("NAME has 2 to 60 characters: letters, digits, spaces and & ' . , ( ) / + - only.")
+        parts = _split(url)
+        is_local = parts.hostname in ("localhost", "127.0.0.1")
+        if parts.scheme != "https" and not (parts.scheme == "http" and is_local):
+            raise Refused(f"URL begins with https://, as in https://bobs.example: {url!r} does not.")
+        if not parts.hostname or parts.username or not re.fullmatch(r"[\w./:~%-]+", url):
+            raise Refused(
+                f"URL is the address of the site's start page, as in https://bobs.example, not {url!r}."
+            )
+        slug = environment.get("SLUG", "").strip() or _slug(name)
+        if not SLUG_FORM.fullmatch(slug) or not 2 <= len(slug) <= LONGEST_SLUG:
+            raise Refused(
+                f"{slug!r} cannot name a function: add SLUG=…, lower-case letters, digits and hyphens,"
+                f" up to {LONGEST_SLUG}, a letter first."
+            )
+        return cls(name, url, slug)
+
+    @property
+    def origin(self) -> str:
+        parts = _split(self.url)
+        return f"{parts.scheme}://{parts.netloc}".lower()
+
+    @property
+    def row(self) -> Path:
+        return SITES / f"{self.slug}.sql"
+
+    @property
+    def folder(self) -> Path:
+        return FUNCTIONS / self.entry_point
+
+    @property
+    def test(self) -> Path:
+        return TESTS / f"test_{self.entry_point}.py"
+
+    @property
+    def entry_point(self) -> str:
+        return f"ingest_{self.slug.replace('-', '_')}"
+
+    @property
+    def function(self) -> str:
+        return f"ingest-{self.slug}"
+
+    @property
+    def form(self) -> dict[str, str]:
+        return {
+            "name": "Test Person",
+            "email": f"test@{self.slug}.example.com",
+            "message": f"A first form of {self.name}, to see that it arrives.",
+            "submission_id": TEST_EVENT,
+        }
+
+
+def write_row(site: Site, organization: str) -> None:
+    site.row.parent.mkdir(exist_ok=True)
+    row = ROW.format(
+        name=site.name,
+        quoted_name="'" + site.name.replace("'", "''") + "'",
+        slug=site.slug,
+        url=site.url,
+        origin=site.origin,
+        organization=organization,
+    )
+    site.row.write_text(row)
+
+
+def write_function(site: Site) -> bool:
+    if (site.folder / "main.py").exists():
+        return False
+    site.folder.mkdir(exist_ok=True)
+    (site.folder / "requirements.txt").write_bytes((PATTERN / "requirements.txt").read_bytes())
+    (site.folder / "main.py").write_text(_renamed((PATTERN / "main.py").read_text(), PATTERN.name, site))
+    return True
+
+
+def _renamed(source: str, entry_point: str, site: Site) -> str:
+    slug = entry_point.removeprefix("ingest_").replace("_", "-")
+    first_line = f'"""Record a form of {_plain(site.name) or site.slug}: a contact, a lead and an event, in one transaction.'
+    source = source.replace(entry_point, site.entry_point).replace(f'"{slug}"', f'"{site.slug}"')
+    return re.sub(r'^"""[^"\n]*', lambda _: first_line, source, count=1)
+
+
+def write_manifest_entry(site: Site) -> bool:
+    manifest = _manifest()
+    if site.entry_point in manifest:
+        return False
+    entry = {**manifest[PATTERN.name], "purpose": f"Records forms of {site.name}"}
+    lines = [f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in entry.items()]
+    # Whole or not at all: the gateway reads it all the time.
+    unfinished = MANIFEST.with_name(MANIFEST.name + ".new")
+    unfinished.write_text("\n".join([MANIFEST.read_text(), f"[{site.entry_point}]", *lines, ""]))
+    unfinished.replace(MANIFEST)
+    return True
+
+
+def _manifest() -> dict[str, dict[str, Any]]:
+    return tomllib.loads(MANIFEST.read_text())
+
+
+def write_test(site: Site) -> bool:
+    fixture = TESTS / "fixtures" / site.function / "form.json"
+    if site.test.exists() and fixture.exists():
+        return False
+    fixture.parent.mkdir(parents=True, exist_ok=True)
+    fixture.write_text(json.dumps(site.form, indent=2, ensure_ascii=False) + "\n")
+    site.test.write_text(TEST.format(function=site.function, slug=site.slug))
+    return True
+
+
+def _slug(name: str) -> str:
+    words = re.findall(r"[a-z0-9]+", _plain(name).lower().replace("'", "").replace("&", " and "))
+    return "-".join(words)
+
+
+def _plain(name: str) -> str:
+    """In ASCII, as far as it can be said in it."""
+    return (
+        unicodedata.normalize("NFKD", name.replace("\u2019", "'")).encode("ascii", "ignore").decode().strip()
+    )
+
+
+def _split(url: str) -> SplitResult:
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        raise Refused(f"URL cannot be read: {url!r}.") from None
+    return parts
