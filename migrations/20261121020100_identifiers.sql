@@ -117,6 +117,12 @@ from later
 where contact_id <> first_contact
 on conflict on constraint merge_candidates_pair do nothing;
 
+-- Of one contact's spellings of one mailbox the first stays.
+delete from public.contact_identifiers as later
+using public.contact_identifiers as first
+where first.org_id = later.org_id and first.kind = later.kind and first.match_key = later.match_key
+  and first.contact_id = later.contact_id and first.id < later.id;
+
 drop index public.contact_identifiers_strong_unique;
 create unique index contact_identifiers_strong_unique on public.contact_identifiers (org_id, kind, match_key) where strength = 'strong';
 create unique index contact_identifiers_once on public.contact_identifiers (org_id, kind, match_key, (coalesce(home_id, contact_id)));
@@ -141,6 +147,16 @@ drop index public.leads_one_open;
 create unique index leads_one_open on public.leads (org_id, contact_id, site_id) where stage not in ('won', 'lost') and folded_into is null;
 create index leads_home_idx on public.leads (org_id, home_id) where home_id is not null;
 create index leads_folded_into_idx on public.leads (org_id, folded_into) where folded_into is not null;
+
+create function private.doer()
+returns text
+language sql
+stable
+set search_path = ''
+as $$
+  select coalesce('user:' || (select auth.uid()), 'hub');
+$$;
+comment on function private.doer is 'The source of an event that somebody has done, or the hub itself.';
 
 create function private.visible_contact(contact_id uuid)
 returns uuid

@@ -313,7 +313,7 @@ begin
   where contact_merges.id = merge_id;
 
   insert into public.events (org_id, type, contact_id, subject_type, subject_id, source, data)
-  values (winner.org_id, 'contact.merged', winner.id, 'contact', loser.id, 'hub',
+  values (winner.org_id, 'contact.merged', winner.id, 'contact', loser.id, private.doer(),
           jsonb_build_object('merge_id', merge_id, 'loser_id', loser.id, 'reason', merge_people.reason));
   return merge_id;
 end;
@@ -361,7 +361,7 @@ begin
   where merge_candidates.id = merge.candidate_id;
 
   insert into public.events (org_id, type, contact_id, subject_type, subject_id, source, data)
-  values (merge.org_id, 'contact.unmerged', merge.loser_id, 'contact', person, 'hub',
+  values (merge.org_id, 'contact.unmerged', merge.loser_id, 'contact', person, private.doer(),
           jsonb_build_object('merge_id', merge.id, 'winner_id', merge.winner_id));
 end;
 $$;
@@ -441,8 +441,8 @@ begin
   if decide_my_merge.decision = 'keep_apart' and one = other then
     perform private.fail(409, 'already_merged', 'These two are merged; undo that merge.');
   elsif decide_my_merge.decision = 'merge' and one <> other then
-    winner := private.visible_contact(coalesce(winner, one));
-    if winner not in (one, other) then
+    winner := case when winner is null then one else private.visible_contact(winner) end;
+    if winner is null or winner not in (one, other) then
       perform private.fail(422, 'not_of_the_pair', 'The winner is one of the two.');
     end if;
     merge_id := private.merge_people(

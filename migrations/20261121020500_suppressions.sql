@@ -111,6 +111,12 @@ begin
     perform from public.contacts where contacts.id = any (private.contact_family(opt_out.contact_id)) order by contacts.id for key share;
   elsif opt_out.value is null or opt_out.kind is null then
     perform private.fail(422, 'nobody_named', 'An opt-out names a contact, or an identifier by kind and value.');
+  elsif (opt_out.kind = 'phone' and opt_out.value !~ '^\+[1-9][0-9]{6,14}$') or (opt_out.kind = 'email' and opt_out.value !~ '@') then
+    perform private.fail(422, 'bad_identifier', 'A phone number begins with + and its country, as in +64211234567; an e-mail address has an @.');
+  end if;
+  if opt_out.event_id is not null
+     and not exists (select from public.events where events.id = opt_out.event_id and events.org_id = opt_out.org_id) then
+    perform private.fail(422, 'unknown_event', 'There is no such event.');
   end if;
 
   insert into public.suppressions (org_id, contact_id, channel, reason, event_id, said_by, kind, match_key)
@@ -129,7 +135,7 @@ begin
 
   if written > 0 then
     insert into public.events (org_id, type, contact_id, source, data, cause_id)
-    values (opt_out.org_id, 'contact.opted_out', opt_out.contact_id, 'hub',
+    values (opt_out.org_id, 'contact.opted_out', opt_out.contact_id, private.doer(),
             jsonb_strip_nulls(jsonb_build_object('reason', opt_out.reason, 'channel', opt_out.channel, 'kind', opt_out.kind)), opt_out.event_id);
   end if;
   return written;

@@ -204,7 +204,7 @@ $sql$),
  'Every action, of the newest 5,000, belongs to a delivery of the same event and organization whose effects were applied.', 'critical', null, $sql$
   select latest.org_id, format('action %s has no delivery, event or effect of its own', latest.id) as found
   from (
-    select agent_actions.id, agent_actions.org_id, agent_actions.delivery_id, agent_actions.event_id
+    select agent_actions.id, agent_actions.org_id, agent_actions.delivery_id, agent_actions.event_id, agent_actions.outcome
     from public.agent_actions
     order by agent_actions.id desc
     limit 5000
@@ -212,7 +212,8 @@ $sql$),
   left join public.deliveries on deliveries.id = latest.delivery_id
   left join public.events on events.id = latest.event_id
   where deliveries.id is null or events.id is null
-    or deliveries.event_id <> latest.event_id or deliveries.effects_applied_at is null
+    or deliveries.event_id <> latest.event_id
+    or (deliveries.effects_applied_at is null and latest.outcome <> 'failed')
     or deliveries.org_id <> latest.org_id or events.org_id <> latest.org_id
 $sql$),
 

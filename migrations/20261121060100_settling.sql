@@ -30,12 +30,15 @@ begin
         scored_by = latest.event_id,
         last_action_at = now()
     from (
-      select distinct on (subject_id) org_id, subject_id, contact_id, event_id, occurred_at, effects -> 'lead' as verdict
-      from unnest(settled)
-      where effects ? 'lead' and subject_type = 'lead'
-      order by subject_id, event_id desc
+      -- After a merge another lead of the same person may stand for this one.
+      select distinct on (coalesce(named.folded_into, named.id))
+        it.org_id, coalesce(named.folded_into, named.id) as lead_id, it.contact_id, it.event_id, it.occurred_at, it.effects -> 'lead' as verdict
+      from unnest(settled) as it
+      join public.leads as named on named.org_id = it.org_id and named.id = it.subject_id
+      where it.effects ? 'lead' and it.subject_type = 'lead'
+      order by coalesce(named.folded_into, named.id), it.event_id desc
     ) as latest
-    where leads.org_id = latest.org_id and leads.id = latest.subject_id
+    where leads.org_id = latest.org_id and leads.id = latest.lead_id
       and coalesce(leads.scored_by, latest.event_id) <= latest.event_id
     returning latest.org_id, latest.contact_id, latest.event_id, latest.occurred_at, latest.verdict -> 'score' as score
   )
@@ -87,14 +90,21 @@ comment on function private.apply_effects(private.settling[]) is 'What handled d
 
 create function private.proposed(effects jsonb)
 returns jsonb
-language sql
+language plpgsql
 immutable
 set search_path = ''
 as $$
-  select jsonb_build_object(
+begin
+  if effects is null or effects = '{}' then
+    return effects;
+  end if;
+  if not effects ? 'action' then
+    perform private.fail(422, 'nothing_to_review', 'An agent that may not act alone says what it decided.');
+  end if;
+  return jsonb_build_object(
     'action', (effects -> 'action') || '{"outcome": "escalated"}',
-    'proposal', effects - 'action')
-  where effects ? 'action';
+    'proposal', effects - 'action');
+end;
 $$;
 comment on function private.proposed is 'Effects of an agent that may not act alone: its action, with the rest for a person to approve.';
 

@@ -271,7 +271,7 @@ as $$
 $$;
 comment on function private.replay_statuses is 'Only what failed or died, unless the filter names other statuses; what waits or runs never.';
 
-create function private.chosen_for_replay(org_id uuid, filter jsonb, subscription text)
+create function private.chosen_for_replay(org_id uuid, filter jsonb, subscription text, most integer)
 returns setof public.deliveries
 language sql
 stable
@@ -293,9 +293,9 @@ as $$
     and (not filter ? 'site' or sites.slug = filter ->> 'site')
     and (not filter ? 'contact_id' or events.contact_id = (filter ->> 'contact_id')::uuid)
   order by deliveries.id
-  limit (filter ->> 'limit')::integer;
+  limit least((filter ->> 'limit')::integer, most);
 $$;
-comment on function private.chosen_for_replay is 'The deliveries that a filter means.';
+comment on function private.chosen_for_replay is 'The deliveries that a filter means, the oldest of them first.';
 
 create function private.replay_deliveries(org_id uuid, filter jsonb, subscription text, dry_run boolean)
 returns jsonb
@@ -303,16 +303,26 @@ language plpgsql
 set search_path = ''
 as $$
 declare
+  -- What one request can do before REST gives up on it; whoever asks again gets the next.
+  most constant integer := 5000;
   chosen uuid[];
   replay uuid;
   wishes uuid[];
   matched integer;
+  is_all boolean;
 begin
-  chosen := array(select id from private.chosen_for_replay(replay_deliveries.org_id, filter, replay_deliveries.subscription));
-  if dry_run or cardinality(chosen) = 0 then
-    return jsonb_build_object('matched', cardinality(chosen));
+  if dry_run then
+    return (
+      select jsonb_build_object('matched', count(*), 'more', count(*) = 100000)
+      from private.chosen_for_replay(replay_deliveries.org_id, filter, replay_deliveries.subscription, 100000));
+  end if;
+  chosen := array(
+    select id from private.chosen_for_replay(replay_deliveries.org_id, filter, replay_deliveries.subscription, most));
+  if cardinality(chosen) = 0 then
+    return jsonb_build_object('matched', 0);
   end if;
 
+  is_all := cardinality(chosen) < most;
   insert into public.replays (org_id, mode, filter, subscription, asked_by, matched)
   values (replay_deliveries.org_id, 'live', filter, replay_deliveries.subscription, (select auth.uid()), cardinality(chosen))
   returning id into replay;
@@ -331,7 +341,7 @@ begin
     jsonb_build_object('replay_id', replay, 'filter', filter, 'deliveries', matched));
   perform private.kick(waiting.target)
   from (select distinct target from private.willing_subscriptions where id = any (wishes)) as waiting;
-  return jsonb_build_object('matched', matched, 'replay_id', replay);
+  return jsonb_build_object('matched', matched, 'replay_id', replay, 'more', not is_all);
 end;
 $$;
 comment on function private.replay_deliveries is 'Put deliveries back in line. Effects that happened do not happen again.';
@@ -377,7 +387,7 @@ begin
       and (not filter ? 'site' or sites.slug = filter ->> 'site')
       and (not filter ? 'contact_id' or events.contact_id = (filter ->> 'contact_id')::uuid)
     order by events.id desc
-    limit coalesce((filter ->> 'limit')::integer, 1000));
+    limit least(coalesce((filter ->> 'limit')::integer, 1000), 10000));
   if dry_run or cardinality(chosen) = 0 then
     return jsonb_build_object('matched', cardinality(chosen));
   end if;
@@ -391,7 +401,7 @@ begin
   return jsonb_build_object('matched', cardinality(chosen), 'replay_id', replay);
 end;
 $$;
-comment on function private.rehearse_events is 'Let a version of an agent decide about past events, without effects: the latest 1000 unless the filter has a limit. Null where no agent has such a subscription.';
+comment on function private.rehearse_events is 'Let a version of an agent decide about past events, without effects: the latest 1000 unless the filter has a limit, 10000 at most. Null where no agent has such a subscription.';
 
 -- security definer: who may replay is asked here, by the caller's own permission.
 create function private.replay_my_events(filter jsonb, subscription text, mode text, version integer, dry_run boolean)
@@ -406,6 +416,7 @@ declare
   ids jsonb := '[]';
   matched integer := 0;
   is_known boolean := false;
+  more boolean := false;
 begin
   perform private.check_replay_filter(filter);
   if mode not in ('live', 'shadow') then
@@ -425,6 +436,7 @@ begin
       else private.rehearse_events(organization, filter, subscription, version, dry_run) end;
     matched := matched + coalesce((replayed ->> 'matched')::integer, 0);
     is_known := is_known or replayed is not null;
+    more := more or coalesce((replayed ->> 'more')::boolean, false);
     ids := ids || coalesce(replayed -> 'replay_id', '[]');
   end loop;
   if organization is null then
@@ -433,7 +445,7 @@ begin
   if not is_known then
     perform private.fail(422, 'unknown_subscription', 'A shadow run needs the name of an agent''s subscription.');
   end if;
-  return jsonb_build_object('matched', matched, 'dry_run', dry_run, 'mode', mode, 'replay_ids', ids);
+  return jsonb_build_object('matched', matched, 'more', more, 'dry_run', dry_run, 'mode', mode, 'replay_ids', ids);
 end;
 $$;
 comment on function private.replay_my_events is 'Replay within the caller''s organizations.';
@@ -447,7 +459,7 @@ set search_path = ''
 as $$
   select private.replay_my_events(filter, subscription, mode, version, dry_run);
 $$;
-comment on function public.replay_events is 'Deliver again what failed, or (mode shadow) let a version decide about past events without effects. Filter: event_ids, types, statuses, since, until, site, contact_id, limit. A dry run unless told otherwise.';
+comment on function public.replay_events is 'Deliver again what failed, or (mode shadow) let a version decide about past events without effects. Filter: event_ids, types, statuses, since, until, site, contact_id, limit. At most 5000 at once: while more is true, ask again. A dry run unless told otherwise.';
 grant execute on function public.replay_events to authenticated, service_role;
 
 create function public.replay_progress(replay_id uuid)
@@ -505,20 +517,16 @@ $$;
 comment on function private.rehearsed is 'What a version decided in its latest shadow run about each event.';
 grant execute on function private.rehearsed to authenticated, service_role;
 
-create function public.compare_versions(agent text, a integer, b integer, filter jsonb default '{}')
+create function public.compare_versions(agent text, a integer, b integer, filter jsonb default '{}', org_id uuid default null)
 returns jsonb
 language plpgsql
 stable
 set search_path = ''
 as $$
 declare
-  compared uuid;
+  compared uuid := (private.agent_named(compare_versions.agent, compare_versions.org_id, 'agents.read')).id;
 begin
   perform private.check_replay_filter(filter);
-  select agents.id into compared from public.agents where agents.name = compare_versions.agent;
-  if compared is null then
-    perform private.fail(404, 'unknown_agent', 'There is no such agent.');
-  end if;
   return (
     with pairs as (
       select
@@ -555,3 +563,18 @@ end;
 $$;
 comment on function public.compare_versions is 'Which decisions of the latest shadow runs differ between two versions of an agent, and why.';
 grant execute on function public.compare_versions to authenticated, service_role;
+
+create function private.prune_rehearsals()
+returns void
+language plpgsql
+set search_path = ''
+as $$
+begin
+  delete from public.deliveries using public.replays
+  where deliveries.org_id = replays.org_id and deliveries.replay_id = replays.id and deliveries.mode = 'shadow'
+    and replays.mode = 'shadow' and replays.created_at < now() - interval '30 days';
+  delete from public.replays where replays.mode = 'shadow' and replays.created_at < now() - interval '30 days';
+end;
+$$;
+comment on function private.prune_rehearsals is 'Remove shadow runs that nobody compares any more.';
+select cron.schedule('prune_rehearsals', '50 3 * * *', $$select private.prune_rehearsals()$$);

@@ -42,6 +42,7 @@ as $$
   select case
     when event.source ~ '^(site|pull|webhook|email|phone|sms|whatsapp|provider):' then jsonb_build_object(
       'kind', 'outside', 'says', format('It came from outside, by the %s %s.', split_part(event.source, ':', 1), split_part(event.source, ':', 2)))
+    when event.source ~ '^user:' then jsonb_build_object('kind', 'person', 'says', 'A person did it.')
     when event.source ~ '^(clock|cron|hub|schedule)' then jsonb_build_object('kind', 'clock', 'says', 'It was time: the hub''s own clock began it.')
     else jsonb_build_object('kind', 'person', 'says', format('A person recorded it, by %s.', event.source))
   end;
@@ -89,10 +90,12 @@ set search_path = ''
 as $$
   select row(
     'action', action.id, action.created_at,
-    format('%s decided "%s"%s%s%s.', action.agent, action.decision,
+    format('%s decided "%s"%s%s%s.%s', action.agent, action.decision,
       coalesce(format(' with version %s', (select version from public.agent_versions where agent_versions.id = action.version_id)), ''),
       coalesce(format(', %s %% sure', round(action.confidence * 100)), ''),
-      case when cardinality(action.reasons) > 0 then ', because the enquiry ' || array_to_string(action.reasons, ', ') else '' end),
+      case when cardinality(action.reasons) > 0 then ', because: ' || array_to_string(action.reasons, ', ') else '' end,
+      case action.review when 'approved' then ' A person approved it.' when 'rejected' then ' A person rejected it.'
+        when 'pending' then ' It waits for a person''s review.' else '' end),
     to_jsonb(action))::private.step;
 $$;
 comment on function private.action_step is 'An agent''s decision, with its reasons.';
@@ -167,7 +170,7 @@ begin
     if found then
       subject := 'alert';
       steps := array[row('alert', alert.id, alert.opened_at, alert.message, to_jsonb(alert))::private.step];
-      event_id := coalesce(alert.event_id, (alert.details ->> 'event_id')::uuid);
+      event_id := coalesce(alert.event_id, substring(alert.details ->> 'event_id' from '^[0-9a-f-]{36}$')::uuid);
       select * into delivery from public.deliveries
       where alert.kind = 'delivery_dead' and deliveries.id::text = alert.subject;
     end if;

@@ -96,6 +96,14 @@ begin
   if action.review is distinct from 'pending' then
     perform private.fail(409, 'already_reviewed', 'This action does not wait for a review.');
   end if;
+  if approve and exists (
+    select from public.events
+    join public.leads as named on named.org_id = events.org_id and named.id = events.subject_id
+    join public.leads on leads.org_id = named.org_id and leads.id = coalesce(named.folded_into, named.id)
+    where events.id = action.event_id and leads.scored_by > events.id)
+  then
+    perform private.fail(409, 'overtaken', 'A later enquiry of this lead was judged meanwhile.');
+  end if;
   update public.agent_actions
   set review = case when approve then 'approved' else 'rejected' end::public.review_state,
       reviewed_by = (select auth.uid()),
@@ -127,8 +135,36 @@ $$;
 comment on function public.review_action is 'Let an agent''s proposal take effect, or not.';
 grant execute on function public.review_action to authenticated;
 
+-- security definer: a name may be that of several organizations' agents; only those are looked at where the caller may.
+create function private.agent_named(agent text, org_id uuid, permission text)
+returns public.agents
+language plpgsql
+stable
+security definer
+set search_path = ''
+as $$
+#variable_conflict use_column
+declare
+  meant public.agents[];
+begin
+  meant := array(
+    select agents from public.agents
+    where agents.name = agent_named.agent and (agent_named.org_id is null or agents.org_id = agent_named.org_id)
+      and ((select auth.role()) = 'service_role' or agents.org_id in (select private.my_orgs(agent_named.permission)))
+    limit 2);
+  if cardinality(meant) = 0 then
+    perform private.fail(404, 'unknown_agent', 'There is no such agent of yours.');
+  elsif cardinality(meant) > 1 then
+    perform private.fail(422, 'which_organization', 'Several of your organizations have this agent: say which, as org_id.');
+  end if;
+  return meant[1];
+end;
+$$;
+comment on function private.agent_named is 'The agent that the caller means and may deal with so.';
+grant execute on function private.agent_named to authenticated, service_role;
+
 -- security definer: versions are written by nobody but these functions, which ask for the permission themselves.
-create function private.create_my_version(agent text, config jsonb)
+create function private.create_my_version(agent text, config jsonb, org_id uuid)
 returns integer
 language plpgsql
 security definer
@@ -137,14 +173,10 @@ as $$
 #variable_conflict use_column
 declare
   made integer;
-  owner public.agents;
+  owner public.agents := private.agent_named(create_my_version.agent, create_my_version.org_id, 'agents.publish');
 begin
-  select * into owner from public.agents
-  where agents.name = create_my_version.agent and agents.org_id in (select private.my_orgs('agents.publish'))
-  for update;
-  if not found then
-    perform private.fail(404, 'unknown_agent', 'There is no such agent of yours.');
-  end if;
+  -- One number at a time.
+  perform from public.agents where agents.id = owner.id for update;
   if jsonb_typeof(create_my_version.config) is distinct from 'object' or length(create_my_version.config::text) > 200000 then
     perform private.fail(422, 'bad_config', 'A version is an object of at most 200,000 characters.');
   end if;
@@ -159,42 +191,36 @@ $$;
 comment on function private.create_my_version is 'Draft a version of an agent; it decides nothing until it is published. Answers its number.';
 grant execute on function private.create_my_version to authenticated;
 
-create function public.create_version(agent text, config jsonb)
+create function public.create_version(agent text, config jsonb, org_id uuid default null)
 returns integer
 language sql
 set search_path = ''
 as $$
-  select private.create_my_version(agent, config);
+  select private.create_my_version(agent, config, org_id);
 $$;
 comment on function public.create_version is 'Draft a version of an agent; it decides nothing until it is published. Answers its number.';
 grant execute on function public.create_version to authenticated;
 
-create function private.publish_my_version(agent text, version integer)
+create function private.publish_my_version(agent text, version integer, org_id uuid)
 returns uuid
 language plpgsql
 security definer
 set search_path = ''
 as $$
-declare
-  owner uuid;
 begin
-  select agents.id into owner from public.agents
-  where agents.name = publish_my_version.agent and agents.org_id in (select private.my_orgs('agents.publish'));
-  if owner is null then
-    perform private.fail(404, 'unknown_agent', 'There is no such agent of yours.');
-  end if;
-  return private.publish_version(owner, publish_my_version.version);
+  return private.publish_version(
+    (private.agent_named(publish_my_version.agent, publish_my_version.org_id, 'agents.publish')).id, publish_my_version.version);
 end;
 $$;
 comment on function private.publish_my_version is 'Let a version decide from the next claim on; with an earlier number, roll back.';
 grant execute on function private.publish_my_version to authenticated;
 
-create function public.publish_version(agent text, version integer)
+create function public.publish_version(agent text, version integer, org_id uuid default null)
 returns uuid
 language sql
 set search_path = ''
 as $$
-  select private.publish_my_version(agent, version);
+  select private.publish_my_version(agent, version, org_id);
 $$;
 comment on function public.publish_version is 'Let a version decide from the next claim on; with an earlier number, roll back.';
 grant execute on function public.publish_version to authenticated;
@@ -217,7 +243,8 @@ create view private.judged_actions with (security_invoker = true) as
     end as was_right
   from public.agent_actions as actions
   join (
-    select organizations.id, make_interval(days => coalesce((organizations.settings ->> 'came_back_days')::integer, 7)) as came_back
+    select organizations.id, make_interval(days => case jsonb_typeof(organizations.settings -> 'came_back_days')
+             when 'number' then least(greatest((organizations.settings ->> 'came_back_days')::numeric, 0), 365)::integer else 7 end) as came_back
     from public.organizations
   ) as period on period.id = actions.org_id
   left join public.leads on leads.id = actions.lead_id;
@@ -240,16 +267,16 @@ create view public.agent_scorecards with (security_invoker = true) as
 comment on view public.agent_scorecards is 'Per agent and day: runs and how they ended. Self-resolved only if the person did not come back within came_back_days.';
 grant select on public.agent_scorecards to authenticated, service_role;
 
-create function public.agent_scorecard(agent text, since timestamptz default now() - interval '30 days', until timestamptz default now())
+create function public.agent_scorecard(
+  agent text, since timestamptz default now() - interval '30 days', until timestamptz default now(), org_id uuid default null)
 returns jsonb
 language plpgsql
 stable
 set search_path = ''
 as $$
+declare
+  meant uuid := (private.agent_named(agent_scorecard.agent, agent_scorecard.org_id, 'agents.read')).id;
 begin
-  if not exists (select from public.agents where agents.name = agent_scorecard.agent) then
-    perform private.fail(404, 'unknown_agent', 'There is no such agent.');
-  end if;
   return (
     select jsonb_build_object(
       'agent', agent_scorecard.agent, 'since', since, 'until', until,
@@ -269,12 +296,12 @@ begin
         from (
           select round(avg(binned.confidence), 3) as mean, round(avg(binned.was_right::integer), 3) as accuracy, count(*) as count
           from private.judged_actions as binned
-          where binned.agent = agent_scorecard.agent and binned.created_at >= since and binned.created_at < until
+          where binned.agent_id = meant and binned.created_at >= since and binned.created_at < until
             and binned.was_right is not null and binned.confidence is not null
           group by width_bucket(binned.confidence, 0, 1, 5)
         ) as bin), '[]'))
     from private.judged_actions
-    where judged_actions.agent = agent_scorecard.agent and judged_actions.created_at >= since and judged_actions.created_at < until);
+    where judged_actions.agent_id = meant and judged_actions.created_at >= since and judged_actions.created_at < until);
 end;
 $$;
 comment on function public.agent_scorecard is 'How an agent did in a time: runs, self-resolved, escalated, failed, confidence and whether it was right.';

@@ -78,7 +78,15 @@ as $$
   ) as wishes on true
   left join lateral (
     select
-      count(*) filter (where given_up.status = 'dead') as dead,
+      (select count(*)
+       from (
+         select from public.subscriptions
+         join public.deliveries
+           on deliveries.org_id = subscriptions.org_id and deliveries.subscription_id = subscriptions.id and deliveries.status = 'dead'
+           and deliveries.mode = 'live'
+         where subscriptions.org_id = agents.org_id and subscriptions.agent_id = agents.id
+         limit 1000
+       ) as first_thousand) as dead,
       (select now() - min(due.run_at)
        from public.subscriptions
        cross join lateral (
@@ -88,11 +96,6 @@ as $$
          limit 1
        ) as due
        where subscriptions.org_id = agents.org_id and subscriptions.agent_id = agents.id) as waited
-    from public.subscriptions
-    join public.deliveries as given_up
-      on given_up.org_id = subscriptions.org_id and given_up.subscription_id = subscriptions.id and given_up.status in ('failed', 'dead')
-      and given_up.mode = 'live'
-    where subscriptions.org_id = agents.org_id and subscriptions.agent_id = agents.id
   ) as work on true;
 $$;
 comment on function private.agent_components is 'The agents of an organization, and the kinds it has none of.';
@@ -120,17 +123,23 @@ set search_path = ''
 as $$
   select
     'webhook', subscriptions.name,
-    case when subscriptions.paused or dead.count > 0 then 'degraded' else 'ok' end,
+    case when subscriptions.paused or willing.id is null or dead.count > 0 then 'degraded' else 'ok' end,
     case
       when subscriptions.paused then 'It is paused.'
+      when willing.id is null then 'Its organization or everything is paused.'
       when dead.count > 0 then format('%s deliveries are given up and wait for a replay.', dead.count)
       else 'What it asks for is sent.'
     end
   from public.subscriptions
+  left join private.willing_subscriptions as willing on willing.id = subscriptions.id
   left join lateral (
-    select count(*) as count from public.deliveries
-    where deliveries.org_id = subscriptions.org_id and deliveries.subscription_id = subscriptions.id and deliveries.status = 'dead'
-      and deliveries.mode = 'live'
+    select count(*) as count
+    from (
+      select from public.deliveries
+      where deliveries.org_id = subscriptions.org_id and deliveries.subscription_id = subscriptions.id and deliveries.status = 'dead'
+        and deliveries.mode = 'live'
+      limit 1000
+    ) as first_thousand
   ) as dead on true
   where subscriptions.org_id = webhook_components.org_id and subscriptions.target_kind = 'webhook';
 $$;

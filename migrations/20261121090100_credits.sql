@@ -6,8 +6,6 @@
 set lock_timeout = '5s';
 set statement_timeout = '60s';
 
-insert into public.role_permissions (role, permission) values ('admin', 'credits.grant');
-
 create table public.credit_accounts (
   org_id     uuid primary key references public.organizations (id),
   balance    bigint not null default 0,
@@ -21,7 +19,6 @@ create table public.decision_credits (
   amount     integer not null,
   reason     text not null,
   action_id  uuid,
-  granted_by uuid,
   created_at timestamptz not null default now(),
 
   constraint decision_credits_action foreign key (action_id) references public.agent_actions (id),
@@ -60,6 +57,7 @@ create policy "members read their balance" on public.credit_accounts for select 
 alter table public.decision_credits enable row level security;
 alter table public.decision_credits force row level security;
 grant select on public.decision_credits to authenticated, service_role;
+grant insert on public.decision_credits to service_role;
 create policy "members read credits" on public.decision_credits for select to authenticated
   using (org_id in (select private.my_orgs('actions.read')));
 
@@ -156,35 +154,20 @@ create trigger agent_actions_outcome after update of review on public.agent_acti
   for each row when (new.review in ('approved', 'rejected') and old.review is distinct from new.review)
   execute function private.attach_review_outcome();
 
--- security definer: who may grant is asked here, by the caller's own permission.
-create function private.grant_my_credits(org_id uuid, amount integer, reason text)
+-- Whoever runs the hub grants, with the secret key: an organization that granted itself would have no limit.
+create function public.grant_credits(org_id uuid, amount integer, reason text)
 returns bigint
 language plpgsql
-security definer
 set search_path = ''
 as $$
 begin
-  if (select auth.role()) is distinct from 'service_role'
-     and not exists (select from private.my_orgs('credits.grant') as org where org = grant_my_credits.org_id) then
-    perform private.fail(404, 'unknown_organization', 'You may grant credits to no such organization.');
-  end if;
   if amount is null or amount not between 1 and 1000000 then
     perform private.fail(422, 'bad_amount', 'A grant is between 1 and 1,000,000 credits.');
   end if;
-  insert into public.decision_credits (org_id, amount, reason, granted_by)
-  values (grant_my_credits.org_id, grant_my_credits.amount, grant_my_credits.reason, (select auth.uid()));
-  return (select credit_accounts.balance from public.credit_accounts where credit_accounts.org_id = grant_my_credits.org_id);
+  insert into public.decision_credits (org_id, amount, reason)
+  values (grant_credits.org_id, grant_credits.amount, grant_credits.reason);
+  return (select credit_accounts.balance from public.credit_accounts where credit_accounts.org_id = grant_credits.org_id);
 end;
 $$;
-comment on function private.grant_my_credits is 'Grant credits within the caller''s organizations.';
-grant execute on function private.grant_my_credits to authenticated, service_role;
-
-create function public.grant_credits(org_id uuid, amount integer, reason text)
-returns bigint
-language sql
-set search_path = ''
-as $$
-  select private.grant_my_credits(org_id, amount, reason);
-$$;
 comment on function public.grant_credits is 'Grant an organization decisions by models; answers its balance.';
-grant execute on function public.grant_credits to authenticated, service_role;
+grant execute on function public.grant_credits to service_role;

@@ -20,7 +20,7 @@ from shared.errors import HubError
 class Prices(BaseModel):
     """In cents for a million tokens."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     input: float = Field(ge=0)
     output: float = Field(ge=0)
@@ -43,7 +43,7 @@ class Limits(llm.Limits):
 class Brain(BaseModel):
     """The part of a version that a model needs. Without a prompt there is none."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     prompt: Annotated[str, Field(min_length=1, max_length=20_000)] | None = None
     # LLM_MODEL, when the version names none.

@@ -44,7 +44,7 @@ LONGEST_REASON = 120
 class Thresholds(BaseModel):
     """How many points a model may add to the rules' score, and take from it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     may_raise: int = Field(default=15, ge=0, le=100)
     may_lower: int = Field(default=30, ge=0, le=100)
@@ -73,7 +73,7 @@ class Version(Brain):
 class Judgement(BaseModel):
     """A model's answer. `services` and `next_steps` of the context are all that it may name."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
 
     score: int = Field(ge=0, le=100)
     confidence: float = Field(ge=0, le=1)

@@ -22,7 +22,7 @@ type Words = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(mi
 
 
 class _Rule(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
 class Wish(_Rule):

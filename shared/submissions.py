@@ -143,10 +143,12 @@ class Submission(BaseModel):
     def event(self) -> tuple[str, bool]:
         """What happened, as the form says it, and whether it is sure to mean that."""
         kind, type_ = (value if value and KIND.fullmatch(value) else None for value in (self.kind, self.type))
+        is_reachable = bool(self.email or self.phone)
+        # A form may call something else its kind, as in "residential": then it is a form all the same.
         if kind:
-            return kind, True
+            return kind, not (is_reachable and kind.isalnum())
         if type_:
-            return type_, "." in type_ or not (self.email or self.phone)
+            return type_, "." in type_ or not is_reachable
         return FORM, True
 
     @property
@@ -167,6 +169,8 @@ async def record(site: sites.Site, submission: Submission, request: Request) -> 
     contact = contact_of(submission, site.phone_region)
     kind, is_sure = submission.event
     key = _idempotency_key(site, request)
+    # In a browser anybody may write any number: it must not take another visitor's.
+    submission_id = None if site.way == proofs.PAGE else submission.submission_id
     if kind == FORM and not (contact["email"] or contact["phone"] or submission.is_bot):
         raise _unreachable(submission)
     try:
@@ -176,14 +180,14 @@ async def record(site: sites.Site, submission: Submission, request: Request) -> 
             kind=kind,
             submission=submission.form,
             contact=contact,
-            idempotency_key=key or submission.submission_id,
+            idempotency_key=key or submission_id,
             quarantine=submission.quarantine,
             trace_id=tracing.trace_id(),
             **_unusual(
                 is_sure=is_sure,
                 reading=submission.reading(),
                 address=site.address,
-                submission_id=submission.submission_id if key else None,
+                submission_id=submission_id if key else None,
             ),
         )
     except Unauthorized:

@@ -63,7 +63,7 @@ def is_over(hub: Hub, replay: str) -> bool:
 def test_a_dry_run_counts_and_changes_nothing(broken: Hub) -> None:
     answer = broken.rpc("replay_events").json()
 
-    assert answer == {"matched": 12, "dry_run": True, "mode": "live", "replay_ids": []}
+    assert answer == {"matched": 12, "more": False, "dry_run": True, "mode": "live", "replay_ids": []}
     assert broken.rows("select distinct status::text from public.deliveries where mode = 'live'") == [
         ("dead",)
     ]

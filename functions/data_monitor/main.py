@@ -20,6 +20,8 @@ async def look(delivery: deliveries.Delivery) -> deliveries.Done:
     if agent is None or agent.config is None:
         raise deliveries.Permanent("the subscription has no agent with a published version")
 
+    if delivery.mode == "shadow":
+        raise deliveries.Skip("a look at the past would find the present")
     found = await db.call("run_monitor", event_id=delivery.event.id, config=agent.config)
     if found is None:
         raise deliveries.Skip("a later look is due already")
