@@ -26,7 +26,7 @@ BREAKS = {
     ),
     "nothing_waits_for_hours": (
         "update public.deliveries set status = 'failed', run_at = now() - interval '3 hours'",
-        "update public.deliveries set status = 'done'",
+        "update public.deliveries set status = 'done', lease_token = null",
     ),
     "actions_have_causes": (
         "update public.deliveries set effects_applied_at = null",
