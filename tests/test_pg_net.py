@@ -268,7 +268,7 @@ def test_told_to_repeat_requests_it_repeats_them(hub: Hub, receiver: Receiver, f
 
     answer_to(hub, get(hub, f"{receiver.url}/again"))
 
-    assert receiver.paths() == ["/again"] * 50
+    assert hub.until(lambda: receiver.paths() == ["/again"] * 50)
 
 
 def test_told_to_delay_requests_it_delays_them(hub: Hub, receiver: Receiver, faults: str) -> None:

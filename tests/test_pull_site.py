@@ -433,7 +433,7 @@ def test_a_cursor_that_is_set_back_doubles_nothing_however_old_the_receipts(sour
 
 def test_a_pushed_id_of_another_kind_is_not_taken_for_the_same(source: Source, partner: Partner) -> None:
     source.hub.sql(
-        "insert into public.event_types (name, description, from_sites) values ('quote.asked', 'For tests', true) on conflict do nothing"
+        "insert into public.event_types (name, description, from_sites, schema, sample) values ('quote.asked', 'For tests', true, '{\"type\": \"object\"}', '{\"message\": \"x\"}') on conflict do nothing"
     )
     source.set(kinds=["form.submitted", "quote.asked"])
     source.push(form(1), key="item-1")
