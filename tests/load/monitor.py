@@ -70,7 +70,7 @@ def fill(hub: Hub) -> None:
             "insert into public.agent_actions (org_id, agent_id, agent, version_id, delivery_id, event_id, contact_id, decision, outcome, trace_id)"
             " select planted.org_id, agents.id, agents.name, versions.id, delivery, event, contact, 'follow_up', 'self_resolved', md5(n::text)"
             " from planted join public.agents on agents.name = 'lead-qualifier'"
-            " join public.agent_versions as versions on versions.agent_id = agents.id"
+            " join public.agent_versions as versions on versions.agent_id = agents.id and versions.status = 'published'"
         )
         connection.execute("vacuum analyze")
 
