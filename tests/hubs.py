@@ -28,6 +28,7 @@ class Hub:
     env: dict[str, str]
     process: subprocess.Popen[bytes]
     _idle: list[psycopg.Connection] = field(default_factory=list)
+    _tokens: dict[str, str] = field(default_factory=dict)
 
     @property
     def url(self) -> str:
@@ -81,24 +82,25 @@ class Hub:
         return dict(answer.raise_for_status().json())
 
     def token(self, who: str) -> str:
-        """The access token of one of the people in hub.env, signed in with their password."""
+        """The access token of one of the people in hub.env, signed in once with their password."""
+        if who in self._tokens:
+            return self._tokens[who]
         answer = httpx.post(
             f"{self.url}/auth/v1/token?grant_type=password",
             json={"email": self.env[f"{who}_EMAIL"], "password": self.env[f"{who}_PASSWORD"]},
             headers={"apikey": self.env["SUPABASE_PUBLISHABLE_KEY"]},
         )
-        return str(answer.raise_for_status().json()["access_token"])
+        self._tokens[who] = str(answer.raise_for_status().json()["access_token"])
+        return self._tokens[who]
 
-    def rpc(self, function: str, who: str = "OPERATOR", token: str = "", **arguments: Any) -> httpx.Response:
+    def signed_in(self, who: str) -> dict[str, str]:
+        """The headers of one of the people."""
+        return {"apikey": self.env["SUPABASE_PUBLISHABLE_KEY"], "authorization": f"Bearer {self.token(who)}"}
+
+    def rpc(self, function: str, who: str = "OPERATOR", **arguments: Any) -> httpx.Response:
         """Call a function over REST, as one of the people."""
         return httpx.post(
-            f"{self.url}/rest/v1/rpc/{function}",
-            json=arguments,
-            headers={
-                "apikey": self.env["SUPABASE_PUBLISHABLE_KEY"],
-                "authorization": f"Bearer {token or self.token(who)}",
-            },
-            timeout=30,
+            f"{self.url}/rest/v1/rpc/{function}", json=arguments, headers=self.signed_in(who), timeout=30
         )
 
     def run_job(self, name: str) -> None:

@@ -38,10 +38,7 @@ def change_agent(hub: Hub, **changes: str) -> httpx.Response:
     return httpx.patch(
         f"{hub.url}/rest/v1/agents?name=eq.lead-qualifier",
         json=changes,
-        headers={
-            "apikey": hub.env["SUPABASE_PUBLISHABLE_KEY"],
-            "authorization": f"Bearer {hub.token('OPERATOR')}",
-        },
+        headers=hub.signed_in("OPERATOR"),
     )
 
 
@@ -97,15 +94,12 @@ def test_a_rejected_proposal_changes_nothing(careful: Hub) -> None:
 
 def test_of_twenty_reviews_at_once_the_first_decides(careful: Hub) -> None:
     action = proposal_for(careful, submit(careful))
-    token = careful.token("OPERATOR")
 
     with ThreadPoolExecutor(20) as pool:
         statuses = list(
             pool.map(
                 lambda number: (
-                    careful.rpc(
-                        "review_action", token=token, action_id=action, approve=number % 2 == 0
-                    ).status_code
+                    careful.rpc("review_action", action_id=action, approve=number % 2 == 0).status_code
                 ),
                 range(20),
             )
@@ -247,10 +241,7 @@ def test_a_scorecard_equals_a_count_of_actions(agent_hub: Hub, contact: str) -> 
     assert (card["runs"], card["escalated"], card["failed"], card["mean_confidence"]) == counted
     by_day = httpx.get(
         f"{agent_hub.url}/rest/v1/agent_scorecards?agent=eq.lead-qualifier",
-        headers={
-            "apikey": agent_hub.env["SUPABASE_PUBLISHABLE_KEY"],
-            "authorization": f"Bearer {agent_hub.token('VIEWER')}",
-        },
+        headers=agent_hub.signed_in("VIEWER"),
     ).json()
     assert sum(day["runs"] for day in by_day) == card["runs"]
 

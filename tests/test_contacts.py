@@ -290,7 +290,7 @@ def test_what_a_person_corrects_no_event_overwrites(
 ) -> None:
     email = f"{uuid.uuid4().hex}@example.com"
     contact = post(email=email, name="Jo Smiht")["contact_id"]
-    operator = signed_in(hub, http, "OPERATOR")
+    operator = hub.signed_in("OPERATOR")
 
     http.patch(
         "/rest/v1/contacts", params={"id": f"eq.{contact}"}, json={"name": "Jo Smith"}, headers=operator
@@ -330,20 +330,10 @@ def test_a_closer_sees_the_timeline_of_their_leads_only(hub: Any, http: httpx.Cl
         mine,
         hub.env["CLOSER_EMAIL"],
     )
-    headers = signed_in(hub, http, "CLOSER")
+    headers = hub.signed_in("CLOSER")
 
     seen = http.get("/rest/v1/rpc/contact_timeline", params={"contact_id": mine}, headers=headers)
     unseen = http.get("/rest/v1/rpc/contact_timeline", params={"contact_id": others}, headers=headers)
 
     assert "form.submitted" in [entry["type"] for entry in seen.json()]
     assert unseen.json() == []
-
-
-def signed_in(hub: Any, http: httpx.Client, who: str) -> dict[str, str]:
-    apikey = {"apikey": hub.env["SUPABASE_PUBLISHABLE_KEY"]}
-    answer = http.post(
-        "/auth/v1/token?grant_type=password",
-        headers=apikey,
-        json={"email": hub.env[f"{who}_EMAIL"], "password": hub.env[f"{who}_PASSWORD"]},
-    )
-    return {**apikey, "authorization": f"Bearer {answer.raise_for_status().json()['access_token']}"}

@@ -19,7 +19,7 @@ def http(hub: Any) -> Iterator[httpx.Client]:
 
 @pytest.fixture(scope="module")
 def operator(hub: Any, http: httpx.Client) -> dict[str, str]:
-    return signed_in(hub, http, "OPERATOR")
+    return hub.signed_in("OPERATOR")
 
 
 @pytest.fixture
@@ -90,16 +90,6 @@ def cat(post: Any) -> Person:
 @pytest.fixture(scope="module")
 def org(hub: Any) -> Any:
     return hub.rows("select id from public.organizations where slug = 'trades'")[0][0]
-
-
-def signed_in(hub: Any, http: httpx.Client, who: str) -> dict[str, str]:
-    apikey = {"apikey": hub.env["SUPABASE_PUBLISHABLE_KEY"]}
-    answer = http.post(
-        "/auth/v1/token?grant_type=password",
-        headers=apikey,
-        json={"email": hub.env[f"{who}_EMAIL"], "password": hub.env[f"{who}_PASSWORD"]},
-    )
-    return {**apikey, "authorization": f"Bearer {answer.raise_for_status().json()['access_token']}"}
 
 
 def settled(hub: Any, *people: Person) -> None:
@@ -293,7 +283,7 @@ def test_only_who_may_merge_merges_undoes_and_decides(
     phone = f"0215{uuid.uuid4().int % 1_000_000:06d}"
     pair = [Person(post, name=name, phone=phone).contact for name in ("Ann Lee", "Bob Ray")]
     candidate = hub.rows("select id from public.merge_candidates where contact_id = %s", pair[0])[0][0]
-    headers = signed_in(hub, http, who)
+    headers = hub.signed_in(who)
     settled(hub, ann, bob)
     before = state(hub, org)
 

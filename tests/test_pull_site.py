@@ -130,16 +130,6 @@ def source(hub: Any, partner: Partner) -> Iterator[Source]:
     source.set(enabled=False)
 
 
-def signed_in(hub: Any, who: str) -> dict[str, str]:
-    apikey = {"apikey": hub.env["SUPABASE_PUBLISHABLE_KEY"]}
-    answer = httpx.post(
-        f"{hub.url}/auth/v1/token?grant_type=password",
-        headers=apikey,
-        json={"email": hub.env[f"{who}_EMAIL"], "password": hub.env[f"{who}_PASSWORD"]},
-    ).json()
-    return {**apikey, "authorization": f"Bearer {answer['access_token']}"}
-
-
 # What comes of a list ------------------------------------------------------------------------------------------------
 
 
@@ -510,7 +500,7 @@ def test_a_failed_item_is_read_again_when_a_person_says_so(
     changed = httpx.patch(
         f"{hub.url}/rest/v1/pull_failures?source_id=eq.{source.id}",
         json={"status": "retry"},
-        headers={**signed_in(hub, "OPERATOR"), "prefer": "return=representation"},
+        headers={**hub.signed_in("OPERATOR"), "prefer": "return=representation"},
     )
     counts = source.pull()
 
@@ -542,7 +532,7 @@ def test_the_watermark_is_when_the_end_was_reached_and_people_see_it(hub: Any, s
 
     seen = httpx.get(
         f"{hub.url}/rest/v1/pull_sources?id=eq.{source.id}&select=name,watermark,gaps,last_error,last_success_at",
-        headers=signed_in(hub, "VIEWER"),
+        headers=hub.signed_in("VIEWER"),
     ).json()[0]
     assert before <= datetime.fromisoformat(seen["watermark"]) <= datetime.now(UTC)
     assert (seen["name"], seen["gaps"], seen["last_error"]) == (source.name, 0, None)

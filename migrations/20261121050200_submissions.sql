@@ -1,12 +1,19 @@
--- Pushed and pulled are one submission: a submission may have several keys, and each of them leads to its event.
+-- Submissions by any way in, of any kind. Pushed and pulled are one: a submission may have several keys, and each of them leads to its event.
 --
 -- A push is known by what is signed or its Idempotency-Key, and by its own submission_id, or by its content; a pulled
 -- item by its id, and by its content where a push without any key brought it first. A pull's body is not compared,
 -- since a list may tell more of a submission than its form did, and its receipt stays for good, since a cursor may be
 -- set back. What a page sent has keys of its own: it is the pulled item only if it says all that the item says.
+--
+-- hub.record_submission asks who it is and whether it is their turn; private.record_submission records, once. A kind
+-- that the catalogue does not know is stored and opens no lead. What a browser says is believed less: it may send what
+-- opens a lead, its keys are its own, and all else it says is quarantined.
 
 set lock_timeout = '5s';
 set statement_timeout = '60s';
+
+alter table public.receipts add column secret_id uuid;
+comment on column public.receipts.secret_id is 'The secret it was signed with, so that one can be ended when nobody uses it any more. No foreign key: it would cost a look-up for each form.';
 
 -- Only SQL of ours reads it.
 -- squawk-ignore ban-drop-not-null
@@ -97,8 +104,6 @@ as $$
 $$;
 comment on function private.sent_by_page is 'The event of a page that sent a pulled item under its id, with at least what the item says.';
 
--- squawk-ignore ban-drop-function
-drop function private.record_submission(public.sites, text, boolean, jsonb, jsonb, jsonb, text, text, boolean, uuid, timestamptz, text);
 create function private.record_submission(
   site public.sites,
   kind text,
@@ -188,9 +193,8 @@ $$;
 comment on function private.record_submission is
   'Record what happened at a site once, under its keys or else its content; answer its event and contact and whether it was known already.';
 
--- Who calls it without the new argument, as functions do that are not deployed again yet, calls it as before.
--- squawk-ignore ban-drop-function
-drop function hub.record_submission(uuid, text, jsonb, jsonb, text, text, timestamptz, text, boolean, jsonb, text);
+-- Whoever calls it by name, as functions do, finds the next one.
+drop function hub.record_submission(uuid, text, jsonb, jsonb, text, text, timestamptz, text);
 -- security definer: hub_service may touch no table itself.
 create function hub.record_submission(
   secret_id uuid,
