@@ -12,13 +12,12 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from shared import log, settings
+from shared import log, retry_after, settings
 
 if TYPE_CHECKING:
     import httpx
@@ -336,12 +335,12 @@ def _tool_name(call: Any) -> str:
 
 
 def _refusal(reply: _Reply) -> Failure:
-    retry_after = _retry_after(reply.headers)
+    wait = _retry_after(reply.headers)
     failure: Failure
     if reply.status == 429 and b"insufficient_quota" not in reply.body:
-        failure = RateLimited(status=429, retry_after=retry_after)
+        failure = RateLimited(status=429, retry_after=wait)
     elif reply.status >= 500 or reply.status in _TRANSIENT:
-        failure = ServerFailed(status=reply.status, retry_after=retry_after)
+        failure = ServerFailed(status=reply.status, retry_after=wait)
     else:
         failure = RequestRefused(status=reply.status)
     if reply.headers.get("x-should-retry") == "false":
@@ -351,16 +350,10 @@ def _refusal(reply: _Reply) -> Failure:
 
 def _retry_after(headers: "httpx.Headers") -> float | None:
     try:
-        if "retry-after-ms" in headers:
-            return max(0.0, float(headers["retry-after-ms"]) / 1000)
-        stated = headers.get("retry-after")
-        if stated is None:
-            return None
-        if re.fullmatch(r"\s*[0-9.]{1,12}\s*", stated):
-            return float(stated)
-        return max(0.0, parsedate_to_datetime(stated).timestamp() - time.time())
-    except ValueError:
-        return None
+        # Finer, and some send both.
+        return max(0.0, float(headers["retry-after-ms"]) / 1000)
+    except (KeyError, ValueError):
+        return retry_after.seconds(headers.get("retry-after"))
 
 
 class _Endpoint:

@@ -49,11 +49,22 @@ class Unreachable(Exception):
     """Nobody answered, or not in HTTP, or not in time. Whether it was received is unknown."""
 
 
+class TooMuch(Exception):
+    """The answer is longer than it may be."""
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     status: int
     headers: dict[bytes, bytes]
-    excerpt: str
+    body: bytes
+
+    @property
+    def excerpt(self) -> str:
+        return self.body.decode(errors="replace")
+
+    def header(self, name: bytes) -> str:
+        return self.headers.get(name, b"").decode("latin-1")
 
 
 async def resolve(host: str, port: int) -> list[str]:
@@ -94,30 +105,48 @@ class Client:
     async def post(
         self, url: str, content: bytes, headers: dict[str, str], seconds: float = TIMEOUT
     ) -> Answer:
+        """Of the answer's body only the beginning is read: the rest is nothing to us."""
+        return await self._ask(url, "POST", headers, content, seconds, EXCERPT_BYTES, is_excerpt=True)
+
+    async def get(self, url: str, headers: dict[str, str], most: int, seconds: float = TIMEOUT) -> Answer:
+        """The whole answer, which is TooMuch when its body is longer than `most`."""
+        return await self._ask(url, "GET", headers, None, seconds, most, is_excerpt=False)
+
+    async def _ask(
+        self,
+        url: str,
+        method: str,
+        headers: dict[str, str],
+        content: bytes | None,
+        seconds: float,
+        most: int,
+        *,
+        is_excerpt: bool,
+    ) -> Answer:
         if not url.startswith("https://") and not (self._may_be_local and url.startswith("http://")):
             raise Forbidden("the URL is not https")
         try:
             target = httpcore.URL(url.encode("ascii"))
+            sent = [(name.encode("ascii"), value.encode("ascii")) for name, value in headers.items()]
         except ValueError as error:
-            raise Forbidden("the URL cannot be read") from error
+            raise Forbidden("the URL or a header cannot be written") from error
         try:
             async with asyncio.timeout(seconds):
-                return await self._post(target, content, headers)
+                request = self._pool.stream(method, target, headers=sent, content=content)
+                async with request as response:
+                    body = bytearray()
+                    async for chunk in response.aiter_stream():
+                        body += chunk
+                        if len(body) > most:
+                            break  # the rest is not read, and the connection not used again
         except TimeoutError as error:
             raise Unreachable(f"no answer within {seconds:g} s") from error
         except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException) as error:
             raise Unreachable(f"no answer: {type(error).__name__}") from error
-
-    async def _post(self, url: httpcore.URL, content: bytes, headers: dict[str, str]) -> Answer:
-        request = self._pool.stream("POST", url, headers=list(headers.items()), content=content)
-        async with request as response:
-            received = b""
-            async for chunk in response.aiter_stream():
-                received += chunk
-                if len(received) >= EXCERPT_BYTES:
-                    break  # the rest is not read, and the connection not used again
-        sent = {name.lower(): value for name, value in response.headers}
-        return Answer(response.status, sent, received[:EXCERPT_BYTES].decode(errors="replace"))
+        if len(body) > most and not is_excerpt:
+            raise TooMuch
+        found = {name.lower(): value for name, value in response.headers}
+        return Answer(response.status, found, bytes(body[:most]))
 
 
 class _Guard(httpcore.AsyncNetworkBackend):

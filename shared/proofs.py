@@ -14,9 +14,10 @@ import hashlib
 import hmac
 import re
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
+from shared import standard_webhooks
 from shared.requests import Request
 
 STATIC, STANDARD, HMAC, PAGE = "static", "standard", "hmac", "page"
@@ -81,17 +82,18 @@ class StaticSecret(Proof):
 
 
 class Signature(Proof):
-    """Any of these is the signature of the signed bytes."""
+    """Any of these is the signature that a key makes of the request."""
 
-    def __init__(self, kind: str, signed: bytes, signatures: list[bytes], message_id: str | None) -> None:
+    def __init__(
+        self, kind: str, right: Callable[[bytes], bytes], signatures: list[bytes], message_id: str | None
+    ) -> None:
         super().__init__(kind, "signature")
         self.message_id = message_id
-        self._signed = signed
+        self._right = right
         self._signatures = signatures
 
     def holds(self, secret: Secret) -> bool:
-        mac = hmac.digest(secret.key, self._signed, "sha256")
-        right = b"v1," + base64.b64encode(mac) if self.kind == STANDARD else b"sha256=" + mac.hex().encode()
+        right = self._right(secret.key)
         # Every one is compared, whichever matches.
         return bool(sum(hmac.compare_digest(right, signature) for signature in self._signatures))
 
@@ -129,16 +131,24 @@ async def _standard(request: Request) -> Proof:
         return Proof(STANDARD, "timestamp")
     if not _MESSAGE_ID.fullmatch(message_id):
         return Proof(STANDARD, "signature")
-    signed = b".".join((message_id, timestamp, await request.body()))
-    return Signature(STANDARD, signed, signatures, message_id.decode())
+    body = await request.body()
+
+    def right(key: bytes) -> bytes:
+        return standard_webhooks.signature(key, message_id, timestamp, body)
+
+    return Signature(STANDARD, right, signatures, message_id.decode())
 
 
 async def _hmac(request: Request) -> Proof:
     timestamp = request.credential(b"x-hub-timestamp")
     if not _is_fresh(timestamp):
         return Proof(HMAC, "timestamp")
-    signature = request.credential(b"x-hub-signature")
-    return Signature(HMAC, b".".join((timestamp, await request.body())), [signature], None)
+    signed = b".".join((timestamp, await request.body()))
+
+    def right(key: bytes) -> bytes:
+        return b"sha256=" + hmac.digest(key, signed, "sha256").hex().encode()
+
+    return Signature(HMAC, right, [request.credential(b"x-hub-signature")], None)
 
 
 def _is_fresh(timestamp: bytes) -> bool:

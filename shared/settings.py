@@ -60,7 +60,7 @@ class Llm(Settings):
 
 class Outgoing(Settings):
     # For a hub on one machine, whose partners are on it too.
-    may_be_local: bool = Field(False, alias="WEBHOOKS_MAY_BE_LOCAL")
+    may_be_local: bool = Field(False, alias="PARTNERS_MAY_BE_LOCAL")
 
 
 def load[Group: Settings](group: type[Group]) -> Group:

@@ -6,14 +6,13 @@ that uses it, so a revoked one is refused at once all the same.
 """
 
 import asyncio
-import base64
 import time
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
 
-from shared import db, proofs, refusals, settings
+from shared import db, proofs, refusals, settings, standard_webhooks
 from shared.errors import Unauthorized
 from shared.requests import Request
 
@@ -145,5 +144,5 @@ def _secret(
 def _key(kind: str, written: str) -> bytes:
     """The key as it signs; of a Standard Webhooks secret that is what its base64 says."""
     if kind == proofs.STANDARD:
-        return base64.b64decode(written.removeprefix("whsec_"))
+        return standard_webhooks.key_of(written)
     return written.encode()

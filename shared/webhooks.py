@@ -4,22 +4,14 @@
 is valid signs, so a partner may change over whenever it likes.
 """
 
-import base64
-import hashlib
-import hmac
 import time
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 
 import orjson
 from pydantic import BaseModel, ConfigDict
 
-from shared import db, log, outgoing, tracing
+from shared import db, log, outgoing, retry_after, standard_webhooks, tracing
 from shared.deliveries import Delivery, Done, Permanent, Retry
-
-LONGEST_WAIT = 86_400
-_PREFIX = "whsec_"
 
 
 class Webhook(BaseModel):
@@ -60,15 +52,15 @@ def body_of(delivery: Delivery) -> bytes:
 
 
 def signature(secrets: list[str], message_id: str, timestamp: int, body: bytes) -> dict[str, str]:
-    signed = f"{message_id}.{timestamp}.".encode() + body
+    at = str(timestamp)
     signatures = (
-        base64.b64encode(hmac.digest(base64.b64decode(secret.removeprefix(_PREFIX)), signed, hashlib.sha256))
+        standard_webhooks.signature(standard_webhooks.key_of(secret), message_id.encode(), at.encode(), body)
         for secret in secrets
     )
     return {
         "webhook-id": message_id,
-        "webhook-timestamp": str(timestamp),
-        "webhook-signature": " ".join(f"v1,{made.decode()}" for made in signatures),
+        "webhook-timestamp": at,
+        "webhook-signature": b" ".join(signatures).decode(),
     }
 
 
@@ -79,17 +71,5 @@ async def judged(answer: outgoing.Answer, delivery: Delivery) -> Done:
         return Done(result={"status": answer.status, "answer": excerpt})
     if answer.status == HTTPStatus.GONE:
         await db.call("stop_webhook", delivery_id=delivery.id, reason="the partner answered 410 Gone.")
-    wait = retry_after(answer) if answer.status in (429, 503) else 0
-    raise Retry(f"answered {answer.status}: {excerpt}", wait)
-
-
-def retry_after(answer: outgoing.Answer) -> int:
-    """Seconds, from a number or a date; 0 when it says nothing that can be read."""
-    text = answer.headers.get(b"retry-after", b"").decode("latin-1").strip()
-    if text.isascii() and text.isdigit():
-        return min(int(text[:9]), LONGEST_WAIT)
-    try:
-        seconds = (parsedate_to_datetime(text).replace(tzinfo=UTC) - datetime.now(UTC)).total_seconds()
-    except ValueError:
-        return 0
-    return round(min(max(seconds, 0), LONGEST_WAIT))
+    wait = retry_after.seconds(answer.header(b"retry-after")) if answer.status in (429, 503) else None
+    raise Retry(f"answered {answer.status}: {excerpt}", round(wait or 0))

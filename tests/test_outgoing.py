@@ -88,7 +88,7 @@ def partner() -> Iterator[Partner]:
 
 @pytest.fixture
 def local(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WEBHOOKS_MAY_BE_LOCAL", "1")
+    monkeypatch.setenv("PARTNERS_MAY_BE_LOCAL", "1")
 
 
 def names(*answers: list[str]) -> outgoing.Resolve:

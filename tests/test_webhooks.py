@@ -8,8 +8,6 @@ import random
 import string
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
-from email.utils import format_datetime
 from typing import Any
 
 import httpx
@@ -17,7 +15,6 @@ import pytest
 from partners import Partner, Received, running_partner
 
 from shared import webhooks
-from shared.outgoing import Answer
 
 
 @pytest.fixture
@@ -187,28 +184,6 @@ def test_a_partner_says_when_to_come_again(hub: Any, hook: Make, partner: Partne
 
     assert hub.until(lambda: wish.deliveries() == ["failed"])
     assert wish.deliveries("run_at > now() + interval '590 seconds'") == [True]
-
-
-@pytest.mark.parametrize(
-    ("said", "seconds"),
-    [
-        (b"120", 120),
-        (b"99999999999999999999", 86_400),
-        (b"Wed, 21 Oct 2015 07:28:00 GMT", 0),
-        (b"-5", 0),
-        (b"soon", 0),
-        (b"\xff\xb2", 0),
-        (b"", 0),
-    ],
-)
-def test_when_to_come_again_is_read_however_it_is_said(said: bytes, seconds: int) -> None:
-    assert webhooks.retry_after(Answer(503, {b"retry-after": said}, "")) == pytest.approx(seconds, abs=30)
-
-
-def test_when_to_come_again_may_be_a_date() -> None:
-    date = format_datetime(datetime.now(UTC) + timedelta(seconds=3000), usegmt=True).encode()
-
-    assert webhooks.retry_after(Answer(503, {b"retry-after": date}, "")) == pytest.approx(3000, abs=30)
 
 
 def test_410_pauses_the_webhook_until_a_person_lets_it_run(hub: Any, hook: Make, partner: Partner) -> None:

@@ -199,7 +199,7 @@ class Stack:
             "HUB_INVOKE_SECRET": keys.hub_invoke_secret,
             "TRUSTED_PROXIES": "0",
             "FUNCTIONS_URL": f"{self.url}/functions/v1",
-            "WEBHOOKS_MAY_BE_LOCAL": "1",
+            "PARTNERS_MAY_BE_LOCAL": "1",
             "STATE_DIR": str(self.state.folder),
         }
 

@@ -52,5 +52,12 @@ def settings(state: str) -> dict[str, str]:
         if "SUPABASE_URL" in os.environ:
             return dict(os.environ)
         sys.exit(f"There is no hub in {state}: start one with `make run`.")
-    lines = (line.split("=", 1) for line in path.read_text().splitlines() if "=" in line)
-    return {name: shlex.split(value)[0] if value else "" for name, value in lines}
+    return read(path)
+
+
+def read(file: Path) -> dict[str, str]:
+    """A hub.env; nothing when there is none."""
+    if not file.exists():
+        return {}
+    lines = (line.split("=", 1) for line in file.read_text().splitlines() if "=" in line)
+    return {name: "".join(shlex.split(value)) for name, value in lines}

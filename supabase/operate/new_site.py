@@ -30,6 +30,7 @@ from deploy.bundle import ROOT
 from emulator.state import State, secret_name, write_private
 
 from operate import scaffold
+from operate.hub import read
 from operate.scaffold import TEST_EVENT, Refused, Site
 from operate.snippets import Connection
 
@@ -47,7 +48,7 @@ class Hub:
 
     @classmethod
     def found(cls, state: State, environment: Mapping[str, str]) -> "Hub":
-        local = _read(state.environment)
+        local = read(state.environment)
         database_url = environment.get("ADMIN_DATABASE_URL") or local.get("ADMIN_DATABASE_URL")
         if not database_url:
             raise Refused(
@@ -229,13 +230,6 @@ def _served(connection: Connection, form: dict[str, str]) -> dict[str, Any]:
 
 def _shown(path: Path) -> str:
     return str(path.relative_to(ROOT))
-
-
-def _read(file: Path) -> dict[str, str]:
-    if not file.exists():
-        return {}
-    pairs = (line.split("=", 1) for line in file.read_text().splitlines() if "=" in line)
-    return {name: "".join(shlex.split(value)) for name, value in pairs}
 
 
 def _functions_url(environment: Mapping[str, str]) -> str:

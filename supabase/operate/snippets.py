@@ -3,13 +3,13 @@
 A server signs as Standard Webhooks says; a page holds no secret and asks for a token.
 """
 
-import base64
-import hmac
 import json
 import shlex
 import time
 from dataclasses import dataclass
 from typing import Any
+
+from shared import standard_webhooks
 
 CURL = """\
 secret={{secret}}
@@ -73,10 +73,13 @@ class Connection:
 
     def signed(self, message_id: str, body: str) -> dict[str, str]:
         timestamp = str(int(time.time()))
-        key = base64.b64decode(self.secret.removeprefix("whsec_"))
-        mac = hmac.digest(key, f"{message_id}.{timestamp}.{body}".encode(), "sha256")
-        signature = "v1," + base64.b64encode(mac).decode()
-        return {"webhook-id": message_id, "webhook-timestamp": timestamp, "webhook-signature": signature}
+        key = standard_webhooks.key_of(self.secret)
+        signed = standard_webhooks.signature(key, message_id.encode(), timestamp.encode(), body.encode())
+        return {
+            "webhook-id": message_id,
+            "webhook-timestamp": timestamp,
+            "webhook-signature": signed.decode(),
+        }
 
     def paste(self, form: dict[str, str]) -> str:
         return "\n\n".join(
@@ -124,9 +127,9 @@ class Connection:
 
     def _text_key(self) -> str | None:
         """The key as text, if it is one; a placeholder for a placeholder."""
-        if not self.secret.startswith("whsec_"):
+        if not self.secret.startswith(standard_webhooks.PREFIX):
             return f"{self.secret} after whsec_, decoded from base64"
-        key = base64.b64decode(self.secret.removeprefix("whsec_"))
+        key = standard_webhooks.key_of(self.secret)
         return key.decode() if key.isascii() and key.decode().isprintable() else None
 
     def _request(self) -> dict[str, Any]:
