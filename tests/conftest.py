@@ -1,5 +1,8 @@
 """What tests share: one hub for all of them, and a hub of its own for a test that breaks things."""
 
+import fcntl
+import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,26 +12,37 @@ from hubs import Hub, new_state, running_hub, start_hub
 
 
 @pytest.fixture(scope="session")
-def hub() -> Iterator[Hub]:
-    with running_hub() as hub:
+def hub(prepared_state: Path) -> Iterator[Hub]:
+    with running_hub(prepared_state) as hub:
+        hub.sql(SET_TICKS, True)
         yield hub
 
 
+# A quarter of an hour that begins during a test would be one more event and action to count.
+SET_TICKS = "select cron.alter_job(jobid, active => %s) from cron.job where jobname = 'tick_monitors'"
+
+
 @pytest.fixture(scope="session")
-def prepared_state() -> Iterator[Path]:
-    """The state of a hub that was started once and stopped: a copy of it starts sooner than a new one."""
-    while True:
-        with new_state() as state:
-            hub = start_hub(state)
-            # A quarter of an hour that begins during a test would be one more event and action to count.
-            hub.sql(
-                "select cron.alter_job(jobid, active => false) from cron.job where jobname = 'tick_monitors'"
-            )
-            has_begun = hub.rows("select from public.events") != []
-            hub.stop()
-            if not has_begun:
-                yield state
-                return
+def prepared_state(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The state of a hub that was started once, by any of the processes that test, and stopped.
+
+    A copy of it starts sooner than a new one.
+    """
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    state = folder / "prepared"
+    with (folder / "prepared.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        while not state.exists():
+            with new_state() as fresh:
+                hub = start_hub(fresh)
+                hub.sql(SET_TICKS, False)
+                has_begun = hub.rows("select from public.events") != []
+                hub.stop()
+                if not has_begun:
+                    subprocess.run(["cp", "-a", fresh, state], check=True)
+    return state
 
 
 @pytest.fixture

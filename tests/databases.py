@@ -2,16 +2,15 @@
 
 import contextlib
 import signal
-import tempfile
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import psycopg
 from emulator.postgres import Postgres, free_port
 from emulator.state import State
+from hubs import new_state
 from psycopg import sql
 
 
@@ -52,9 +51,8 @@ class Database:
 
 @contextlib.contextmanager
 def running_server() -> Iterator[Server]:
-    with tempfile.TemporaryDirectory(prefix="database-") as folder:
-        Path(folder).chmod(0o755)
-        state = State(Path(folder) / "state")
+    with new_state() as folder:
+        state = State(folder)
         state.open()
         with running_postgres(Postgres(state, free_port(0))) as postgres:
             yield Server(postgres)

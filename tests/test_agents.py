@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
-from hubs import Hub, running_hub
+from hubs import Hub, running_hub, web
 
 CONFIG = (
     "select config from public.agent_versions join public.agents on agents.id = agent_id"
@@ -35,7 +35,7 @@ def submit(hub: Hub) -> str:
 
 
 def change_agent(hub: Hub, **changes: str) -> httpx.Response:
-    return httpx.patch(
+    return web.patch(
         f"{hub.url}/rest/v1/agents?name=eq.lead-qualifier",
         json=changes,
         headers=hub.signed_in("OPERATOR"),
@@ -239,7 +239,7 @@ def test_a_scorecard_equals_a_count_of_actions(agent_hub: Hub, contact: str) -> 
         " round(avg(confidence), 3)::float from public.agent_actions where agent = 'lead-qualifier'"
     )
     assert (card["runs"], card["escalated"], card["failed"], card["mean_confidence"]) == counted
-    by_day = httpx.get(
+    by_day = web.get(
         f"{agent_hub.url}/rest/v1/agent_scorecards?agent=eq.lead-qualifier",
         headers=agent_hub.signed_in("VIEWER"),
     ).json()

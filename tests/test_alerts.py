@@ -9,6 +9,7 @@ import psycopg
 import pytest
 from emulator.state import State
 from emulator.tokens import Tokens
+from hubs import web
 
 
 @pytest.fixture
@@ -161,7 +162,7 @@ def people(hub: Any, org: Any) -> dict[str, dict[str, str]]:
 
 
 def ask(hub: Any, headers: dict[str, str], call: str, alert: Any) -> httpx.Response:
-    return httpx.post(f"{hub.url}/rest/v1/rpc/{call}", json={"alert_id": str(alert)}, headers=headers)
+    return web.post(f"{hub.url}/rest/v1/rpc/{call}", json={"alert_id": str(alert)}, headers=headers)
 
 
 def test_operators_acknowledge_and_close_and_it_is_written_down(

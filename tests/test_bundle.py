@@ -22,7 +22,7 @@ from typing import Any
 import httpx
 import pytest
 from deploy import bundle
-from hubs import Hub, free_port, running_hub
+from hubs import Hub, free_port, running_hub, web
 from load.client import Connection
 
 MANIFEST = tomllib.loads((bundle.FUNCTIONS / "manifest.toml").read_text())
@@ -147,7 +147,7 @@ class Server:
     pid: int
 
     def post(self, body: dict[str, Any], **headers: str) -> httpx.Response:
-        return httpx.post(f"http://127.0.0.1:{self.port}", json=body, headers=headers, timeout=30)
+        return web.post(f"http://127.0.0.1:{self.port}", json=body, headers=headers, timeout=30)
 
     def workers(self) -> list[str]:
         return Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
@@ -209,7 +209,7 @@ def test_a_served_ingest_bundle_records_a_form(
 def test_a_served_qualifier_bundle_handles_what_waits(
     installed: dict[str, Installed], silent_hub: Hub, form: dict[str, Any]
 ) -> None:
-    submitted = httpx.post(
+    submitted = web.post(
         f"{silent_hub.url}/functions/v1/ingest-prime",
         json=form,
         headers={"x-webhook-secret": silent_hub.env["PRIME_WEBHOOK_SECRET"]},

@@ -13,6 +13,7 @@ import httpx
 import pytest
 from functions_framework import aio
 from functions_framework.exceptions import MissingTargetException
+from hubs import web
 from serving import served
 
 from shared import endpoint, settings
@@ -119,14 +120,14 @@ def test_another_method_is_told_which_one_is_served(http: httpx.Client, method: 
     ],
 )
 def test_without_exactly_one_valid_credential_the_body_is_not_looked_at(url: str, keys: list[bytes]) -> None:
-    answer = httpx.post(url, content=b"not json", headers=[(b"apikey", key) for key in keys])
+    answer = web.post(url, content=b"not json", headers=[(b"apikey", key) for key in keys])
 
     assert error(answer) == (401, "unauthorized")
 
 
 @pytest.mark.parametrize("key", ["first-secret", "second-secret"])
 def test_two_secrets_are_valid_at_once(url: str, key: str) -> None:
-    assert httpx.post(url, json={}, headers={"apikey": key}).status_code == 201
+    assert web.post(url, json={}, headers={"apikey": key}).status_code == 201
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from typing import Any
 
 import httpx
 import pytest
+from hubs import web
 
 ALIASES = {
     "form_submit": "form.submitted",
@@ -36,7 +37,7 @@ def event(hub: Any, id: str) -> tuple[str, bool]:
 
 
 def post(hub: Any, **form: Any) -> httpx.Response:
-    return httpx.post(
+    return web.post(
         f"{hub.url}/functions/v1/ingest-prime",
         json=form,
         headers={"x-webhook-secret": hub.env["PRIME_WEBHOOK_SECRET"], "idempotency-key": uuid.uuid4().hex},
@@ -116,7 +117,7 @@ def test_a_replay_by_an_alias_finds_what_has_the_name(hub: Any) -> None:
     )
 
     matched = [
-        httpx.post(
+        web.post(
             f"{hub.url}/rest/v1/rpc/replay_events",
             json={"filter": {"types": [type]}, "subscription": subscription},
             headers={"apikey": hub.env["SUPABASE_SECRET_KEY"]},
@@ -173,7 +174,7 @@ def test_an_unknown_kind_is_stored_as_it_came_marked_and_visible(hub: Any, form:
     answer = post(hub, **form)
 
     assert answer.status_code == 202, answer.text
-    rest = httpx.get(
+    rest = web.get(
         f"{hub.url}/rest/v1/events?unrecognised=is.true&id=eq.{answer.json()['event_id']}",
         headers={"apikey": hub.env["SUPABASE_SECRET_KEY"]},
     ).json()

@@ -20,6 +20,7 @@ import pytest
 from emulator import server
 from emulator.intake import LARGEST_BODY
 from emulator.state import State
+from hubs import web
 from serving import gateway, served
 from starlette.types import Receive, Scope, Send
 
@@ -356,7 +357,7 @@ def test_without_its_database_the_hub_says_when_to_try_again(
 ) -> None:
     key = {"apikey": State(state).keys.publishable_key}
 
-    answer = httpx.post(url + path, json=body, headers=key, timeout=20)
+    answer = web.post(url + path, json=body, headers=key, timeout=20)
 
     assert answer.status_code == 503
     assert int(answer.headers["Retry-After"]) > 0
@@ -423,7 +424,7 @@ def address(listening: socket.socket) -> str:
 def test_a_killed_gateway_refuses_nobody(listening: socket.socket, start: Any) -> None:
     url = address(listening)
     first = start()
-    assert httpx.get(f"{url}/health", timeout=20).status_code == 200
+    assert web.get(f"{url}/health", timeout=20).status_code == 200
 
     first.kill()
     first.wait()

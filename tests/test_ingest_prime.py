@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+from hubs import web
 
 PATH = "/functions/v1/ingest-prime"
 
@@ -200,7 +201,7 @@ def test_a_wrong_secret_is_told_before_anything_of_the_body_is_read(http: httpx.
 def test_two_secrets_are_valid_while_one_replaces_the_other(own_hub: Any) -> None:
     old, new = own_hub.env["PRIME_WEBHOOK_SECRET"], "a-new-secret-of-prime-0001"
     own_hub.sql("select private.set_site_secret('prime', %s, interval '1 hour')", new)
-    send = lambda secret, key: httpx.post(  # noqa: E731
+    send = lambda secret, key: web.post(  # noqa: E731
         own_hub.url + PATH, json={"email": f"{key}@example.com"}, headers={"x-webhook-secret": secret}
     )
 
@@ -222,13 +223,13 @@ def test_a_failure_between_any_two_writes_leaves_nothing(own_hub: Any) -> None:
         own_hub.sql(
             f"create trigger planted after insert on public.{table} for each row execute function private.fail_now()"
         )
-        refused = httpx.post(own_hub.url + PATH, json=form, headers=headers)
+        refused = web.post(own_hub.url + PATH, json=form, headers=headers)
         own_hub.sql(f"drop trigger planted on public.{table}")
 
         assert refused.status_code == 500
         assert refused.json()["error"]["details"][0].keys() == {"trace_id"}
         assert [count(own_hub, each) for each in tables] == [0] * len(tables)
-    assert httpx.post(own_hub.url + PATH, json=form, headers=headers).json()["duplicate"] is False
+    assert web.post(own_hub.url + PATH, json=form, headers=headers).json()["duplicate"] is False
 
 
 DEEP = b'{"email": "a@example.com", "x": ' + b"[" * 500 + b"]" * 500 + b"}"

@@ -4,10 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import psycopg
 import pytest
-from hubs import running_hub
+from hubs import running_hub, web
 
 REPLICA = "set session_replication_role = replica; "
 OF_TRADES = "(select id from public.organizations where slug = 'trades')"
@@ -271,10 +270,10 @@ def test_nobody_writes_one_through_rest(kept_hub: Any, who: str) -> None:
     row = {"name": "mine", "description": "x", "sql": "select 1"}
 
     answers = [
-        httpx.post(url, json=row, headers=headers),
-        httpx.patch(f"{url}?name=eq.leases_end", json={"sql": "select 1"}, headers=headers),
-        httpx.delete(f"{url}?name=eq.leases_end", headers=headers),
+        web.post(url, json=row, headers=headers),
+        web.patch(f"{url}?name=eq.leases_end", json={"sql": "select 1"}, headers=headers),
+        web.delete(f"{url}?name=eq.leases_end", headers=headers),
     ]
 
     assert [answer.status_code for answer in answers] == [403, 403, 403]
-    assert len(httpx.get(url, headers=headers).json()) == len(BREAKS)
+    assert len(web.get(url, headers=headers).json()) == len(BREAKS)

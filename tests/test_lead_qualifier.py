@@ -5,15 +5,15 @@ import signal
 import uuid
 from typing import Any
 
-import httpx
 import pytest
+from hubs import web
 
 UNFINISHED = "select count(*) from public.deliveries where status in ('pending', 'running', 'failed')"
 
 
 def submit(hub: Any, **form: Any) -> dict[str, Any]:
     form = {"email": f"{uuid.uuid4().hex}@example.com", **form}
-    answer = httpx.post(
+    answer = web.post(
         f"{hub.url}/functions/v1/ingest-prime",
         json=form,
         headers={"x-webhook-secret": hub.env["PRIME_WEBHOOK_SECRET"]},
@@ -187,9 +187,7 @@ def test_a_poisoned_form_dies_alone_and_comes_back_by_replay(own_hub: Any) -> No
     ) == [(1,)]
     headers = {"apikey": own_hub.env["SUPABASE_SECRET_KEY"]}
 
-    replayed = httpx.post(
-        f"{own_hub.url}/rest/v1/rpc/replay_events", json={"dry_run": False}, headers=headers
-    )
+    replayed = web.post(f"{own_hub.url}/rest/v1/rpc/replay_events", json={"dry_run": False}, headers=headers)
 
     assert replayed.json()["matched"] == 1
     assert own_hub.until(
@@ -203,7 +201,7 @@ def test_a_poisoned_form_dies_alone_and_comes_back_by_replay(own_hub: Any) -> No
 
 @pytest.mark.parametrize("key", ["", "wrong", "PRIME_WEBHOOK_SECRET", "SUPABASE_PUBLISHABLE_KEY"])
 def test_only_the_hub_may_kick_it(hub: Any, key: str) -> None:
-    answer = httpx.post(
+    answer = web.post(
         f"{hub.url}/functions/v1/lead-qualifier", json={}, headers={"apikey": hub.env.get(key, key)}
     )
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
-from hubs import Hub, running_hub
+from hubs import Hub, running_hub, web
 from injected import Case, cases
 from llm_server import (
     KEY,
@@ -322,7 +322,7 @@ def test_a_decision_by_the_model_takes_a_credit_and_without_any_the_rules_decide
         [(org,)] = hub.rows("select id::text from public.organizations where slug = 'trades'")
         grant = {"org_id": org, "amount": 2, "reason": "trial"}
         assert hub.rpc("grant_credits", "ADMIN", **grant).status_code == 403
-        granted = httpx.post(
+        granted = web.post(
             f"{hub.url}/rest/v1/rpc/grant_credits",
             json=grant,
             headers={"apikey": hub.env["SUPABASE_SECRET_KEY"]},

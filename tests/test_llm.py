@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from llm_server import KEY, ModelServer, Reply, completion, model_server, refusal, tool_call
 from pydantic import BaseModel, ConfigDict
+from scale import scaled
 
 from shared import llm
 from shared.llm import Limits, Question, Usage
@@ -269,7 +270,7 @@ json_values = st.recursive(
 
 
 @given(said=json_values)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=scaled(20, 100), deadline=None)
 def test_any_json_is_an_answer_or_an_invalid_one(server: ModelServer, said: Any) -> None:
     (outcome,), _ = asked(completion(json.dumps(said)), server=server)
 
@@ -277,7 +278,7 @@ def test_any_json_is_an_answer_or_an_invalid_one(server: ModelServer, said: Any)
 
 
 @given(body=st.binary(max_size=60) | json_values.map(lambda value: json.dumps(value).encode()))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=scaled(20, 100), deadline=None)
 def test_any_body_ends_in_a_failure_with_a_name(server: ModelServer, body: bytes) -> None:
     (outcome,), _ = asked(Reply(body=body), server=server, limits=LIMITS.model_copy(update={"tries": 1}))
 

@@ -10,6 +10,7 @@ import pytest
 from families import broken, state
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from scale import scaled
 
 MAILBOXES = (
     ("ann@example.com", "Ann@Example.com"),
@@ -194,7 +195,7 @@ class People:
 # When it fails, finding the shortest order that fails takes minutes.
 @pytest.mark.timeout(600)
 @given(steps)
-@settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=scaled(20, 100), deadline=None, suppress_health_check=list(HealthCheck))
 def test_any_order_of_submit_merge_opt_out_and_unmerge_holds_the_invariants(
     hub: Any, steps: list[tuple[Any, ...]]
 ) -> None:

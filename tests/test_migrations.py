@@ -14,6 +14,7 @@ import pytest
 from databases import Database
 from emulator.migrations import MigrationRefused, migrate
 from emulator.statements import statements
+from scale import scaled
 
 ROOT = Path(__file__).parents[1]
 
@@ -112,8 +113,7 @@ def test_two_starters_at_once_apply_each_file_once(database: Database, project: 
     assert sorted(said) == [[], [], [], ["applied 3 migrations"]]
 
 
-# More kills than a developer waits for: SUBMISSIONS=5000 make test, as CI does.
-KILLS = 50 if int(os.environ.get("SUBMISSIONS", "0")) >= 5000 else 5
+KILLS = scaled(5, 50)
 
 
 @pytest.mark.parametrize("seconds", [round(0.4 * kill / KILLS, 3) for kill in range(KILLS)])

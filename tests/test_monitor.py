@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import psycopg
 import pytest
+from hubs import web
 
 SILENT = "select closed_at is null from public.alerts where kind = 'site_silent' and subject = 'prime'"
 LOOKS = "select decision, outcome::text, reasons from public.agent_actions where agent = 'data-monitor' order by id"
@@ -105,7 +106,7 @@ def test_a_silent_site_is_one_alert_until_its_next_form(own_hub: Any) -> None:
     assert own_hub.rows(SILENT) == [(True,)]
     assert [decision for decision, _, _ in own_hub.rows(LOOKS)] == ["alerts_opened", "alerts_open"]
 
-    sent = httpx.post(
+    sent = web.post(
         f"{own_hub.url}/functions/v1/ingest-prime",
         json={"email": "jo@example.com"},
         headers={"x-webhook-secret": own_hub.env["PRIME_WEBHOOK_SECRET"]},
@@ -134,7 +135,7 @@ def test_after_a_pause_it_looks_once_and_not_for_every_quarter_that_passed(own_h
 
 def test_a_monitor_that_does_not_run_makes_the_hub_unready(own_hub: Any) -> None:
     def ready() -> httpx.Response:
-        return httpx.get(f"{own_hub.url}/functions/v1/ready")
+        return web.get(f"{own_hub.url}/functions/v1/ready")
 
     tick(own_hub)
     assert own_hub.until(lambda: len(own_hub.rows(LOOKS)) == 1)

@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
-from hubs import ROOT, Hub, running_hub, start_hub
+from hubs import ROOT, Hub, running_hub, start_hub, web
 
 LEFT_BEHIND = shutil.ignore_patterns(
     ".git", ".venv", ".state*", "dist", "__pycache__", ".*_cache", ".hypothesis", ".temp"
@@ -152,7 +151,7 @@ def test_the_printed_n8n_nodes_sign_and_send_what_is_accepted(connected: tuple[C
     headers = {
         each["name"]: evaluated(each["value"], item) for each in request["headerParameters"]["parameters"]
     }
-    answer = httpx.request(
+    answer = web.request(
         request["method"],
         request["url"],
         content=evaluated(request["body"], item).encode(),
@@ -178,7 +177,7 @@ def test_the_printed_page_posts_with_a_token_and_holds_no_secret(connected: tupl
     assert sent is not None
 
     names = re.findall(r'"([A-Z][\w-]+)":', sent[1])
-    preflight = httpx.options(
+    preflight = web.options(
         hub[1] + paths[1],
         headers={
             **origin,
@@ -186,14 +185,14 @@ def test_the_printed_page_posts_with_a_token_and_holds_no_secret(connected: tupl
             "access-control-request-headers": ",".join(names),
         },
     )
-    token = httpx.get(hub[1] + paths[0], headers=origin)
+    token = web.get(hub[1] + paths[0], headers=origin)
     values = {
         "Content-Type": "application/json",
         "X-Page-Token": token.json()["token"],
         "Idempotency-Key": "k1",
     }
     form = {"name": "Pat", "email": "pat@example.com", "company_website": ""}
-    answer = httpx.post(
+    answer = web.post(
         hub[1] + paths[1], json=form, headers={**origin, **{name: values[name] for name in names}}
     )
 

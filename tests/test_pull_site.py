@@ -17,7 +17,9 @@ from typing import Any
 
 import httpx
 import pytest
+from hubs import web
 from partner_sites import TOKEN, Partner, Reply, item, serving
+from scale import scaled
 
 from shared import partners
 
@@ -41,7 +43,7 @@ class Source:
 
     def call(self) -> httpx.Response:
         headers = {"apikey": self.hub.env["HUB_INVOKE_SECRET"]}
-        return httpx.post(f"{self.hub.url}/functions/v1/pull-site", headers=headers, timeout=100)
+        return web.post(f"{self.hub.url}/functions/v1/pull-site", headers=headers, timeout=100)
 
     def be_due(self) -> None:
         self.hub.sql(
@@ -348,10 +350,10 @@ def test_a_form_that_came_through_the_sites_own_function_is_not_pulled_again(
     pushed = form(1, submission_id=f"{source.name}-1")
     url = f"{hub.url}/functions/v1/ingest-prime"
 
-    first = httpx.post(url, json=pushed, headers=headers).json()
+    first = web.post(url, json=pushed, headers=headers).json()
     counts = source.pull()
-    again = httpx.post(url, json=pushed, headers={**headers, "idempotency-key": "another"}).json()
-    late = httpx.post(
+    again = web.post(url, json=pushed, headers={**headers, "idempotency-key": "another"}).json()
+    late = web.post(
         url,
         json={**form(2), "submission_id": f"{source.name}-2"},
         headers=headers | {"idempotency-key": "late"},
@@ -497,7 +499,7 @@ def test_a_failed_item_is_read_again_when_a_person_says_so(
     source.pull()
     source.set(mapping=json.dumps({"id": "nr"}))
 
-    changed = httpx.patch(
+    changed = web.patch(
         f"{hub.url}/rest/v1/pull_failures?source_id=eq.{source.id}",
         json={"status": "retry"},
         headers={**hub.signed_in("OPERATOR"), "prefer": "return=representation"},
@@ -530,7 +532,7 @@ def test_the_watermark_is_when_the_end_was_reached_and_people_see_it(hub: Any, s
 
     source.pull()
 
-    seen = httpx.get(
+    seen = web.get(
         f"{hub.url}/rest/v1/pull_sources?id=eq.{source.id}&select=name,watermark,gaps,last_error,last_success_at",
         headers=hub.signed_in("VIEWER"),
     ).json()[0]
@@ -813,7 +815,7 @@ def test_killed_at_item_100_the_rerun_makes_250_events(own_hub: Any, partner: Pa
 
 @pytest.mark.timeout(200)
 def test_250_items_are_250_events_through_kills_of_everything(own_hub: Any, partner: Partner) -> None:
-    source = add_source(own_hub, partner, page_size=10)
+    source = add_source(own_hub, partner, page_size=scaled(40, 10))
     partner.pause = 0.1
     chance = random.Random(7)
     kills = 0
@@ -831,9 +833,9 @@ def test_250_items_are_250_events_through_kills_of_everything(own_hub: Any, part
             )
             kills += 1
         assert own_hub.until(own_hub.database_answers)
-        assert own_hub.until(lambda: httpx.get(f"{own_hub.url}/health").status_code == 200)
+        assert own_hub.until(lambda: web.get(f"{own_hub.url}/health").status_code == 200)
 
-    assert kills >= 4
+    assert kills >= 3
     source.lapse()
     assert own_hub.until(
         lambda: source.call().status_code == 200 and source.get("last_success_at") is not None

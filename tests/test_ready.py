@@ -3,10 +3,11 @@
 from typing import Any
 
 import httpx
+from hubs import web
 
 
 def ready(hub: Any) -> httpx.Response:
-    return httpx.get(f"{hub.url}/functions/v1/ready")
+    return web.get(f"{hub.url}/functions/v1/ready")
 
 
 def test_a_hub_that_works_is_ready(own_hub: Any) -> None:

@@ -4,11 +4,10 @@ import os
 import subprocess
 from typing import Any
 
-import httpx
 import psycopg
 from databases import Database, Server
 from emulator.state import State
-from hubs import postgres_binary
+from hubs import postgres_binary, web
 
 DESCRIBED = {
     "policies": "select schemaname, tablename, policyname, cmd, roles::text, qual, with_check from pg_policies",
@@ -37,7 +36,7 @@ def test_a_dump_restored_into_an_empty_server_is_the_same_hub(own_hub: Any, serv
     for number in range(5):
         form = {"email": f"person{number}@example.com", "message": "please call"}
         assert (
-            httpx.post(f"{own_hub.url}/functions/v1/ingest-prime", json=form, headers=headers).status_code
+            web.post(f"{own_hub.url}/functions/v1/ingest-prime", json=form, headers=headers).status_code
             == 202
         )
     assert own_hub.until(

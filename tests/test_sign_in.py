@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
+from hubs import web
 from signing import Site, give_secret, hub_signature, new_secret, page_key, standard
 
 from shared import proofs, standard_webhooks
@@ -303,7 +304,7 @@ def test_a_replay_after_a_restart_is_still_a_replay(own_hub: Any) -> None:
     first = site.post(body, headers)
     os.kill(own_hub.process_of("gateway"), signal.SIGKILL)
 
-    again = httpx.post(site.url, content=body, headers={**headers, "content-type": "application/json"})
+    again = web.post(site.url, content=body, headers={**headers, "content-type": "application/json"})
 
     assert again.json() == {**first.json(), "duplicate": True}
 
@@ -345,7 +346,7 @@ def test_a_weak_or_malformed_secret_is_not_stored(hub: Any, kind: str, secret: s
 
 def test_a_static_secret_is_shown_as_weak_and_no_secret_is_shown(hub: Any, sites: dict[str, Site]) -> None:
     headers = {"apikey": hub.env["SUPABASE_SECRET_KEY"]}
-    shown = httpx.get(f"{hub.url}/rest/v1/rpc/site_sign_ins?slug=eq.akf", headers=headers)
+    shown = web.get(f"{hub.url}/rest/v1/rpc/site_sign_ins?slug=eq.akf", headers=headers)
 
     ways = {row["kind"]: row["is_weak"] for row in shown.json()}
     assert ways == {"static": True, "standard": False, "hmac": False, "page": False}

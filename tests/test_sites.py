@@ -5,11 +5,12 @@ from typing import Any
 
 import httpx
 import pytest
+from hubs import web
 
 
 def post(hub: Any, site: str, **form: Any) -> httpx.Response:
     secret = hub.env[f"{site.upper()}_WEBHOOK_SECRET"]
-    return httpx.post(
+    return web.post(
         f"{hub.url}/functions/v1/ingest-{site}", json=form, headers={"x-webhook-secret": secret}, timeout=30
     )
 

@@ -17,7 +17,7 @@ from databases import Database, Server, running_postgres
 from emulator.postgres import Postgres, PostgresUnavailable, free_port, remove, unprivileged_account
 from emulator.process import Child
 from emulator.state import State
-from hubs import ROOT, Hub, running_hub, start_hub
+from hubs import ROOT, Hub, running_hub, start_hub, web
 
 NAMES = """
   SUPABASE_URL SUPABASE_PUBLISHABLE_KEY SUPABASE_SECRET_KEY DATABASE_URL ADMIN_DATABASE_URL HUB_INVOKE_SECRET TRUSTED_PROXIES
@@ -168,7 +168,7 @@ def test_a_gateway_that_hangs_is_replaced(battered: Hub) -> None:
     os.kill(hanging, signal.SIGSTOP)
 
     assert battered.until(lambda: not is_running(hanging), 20)
-    assert httpx.get(f"{battered.url}/health", timeout=20).status_code == 200
+    assert web.get(f"{battered.url}/health", timeout=20).status_code == 200
 
 
 def test_killed_workers_go_on_with_what_is_queued(battered: Hub) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import httpx
 import pytest
-from hubs import Hub, running_hub
+from hubs import Hub, running_hub, web
 
 
 @pytest.fixture(scope="module")
@@ -16,7 +16,7 @@ def watched(prepared_state: Any) -> Iterator[Hub]:
 
 
 def ask(hub: Hub, who: str = "VIEWER") -> httpx.Response:
-    return httpx.get(
+    return web.get(
         f"{hub.url}/functions/v1/status", headers={"authorization": f"Bearer {hub.token(who)}"}, timeout=30
     )
 
@@ -103,5 +103,5 @@ def test_a_job_that_fails_is_degraded(watched: Hub) -> None:
 
 
 def test_only_those_who_may_see_it_are_told(watched: Hub) -> None:
-    assert httpx.get(f"{watched.url}/functions/v1/status").status_code == 401
+    assert web.get(f"{watched.url}/functions/v1/status").status_code == 401
     assert ask(watched, "CLOSER").status_code == 403

@@ -10,6 +10,7 @@ import pytest
 from emulator.functions import Functions
 from emulator.state import Keys, State
 from forgeries import FORGERIES, Forger
+from hubs import web
 from serving import gateway, served
 
 WHOAMI = """
@@ -29,7 +30,7 @@ def keys(hub: Any) -> Keys:
 
 @pytest.fixture(scope="module")
 def session(hub: Any, keys: Keys) -> dict[str, Any]:
-    answer = httpx.post(
+    answer = web.post(
         f"{hub.url}/auth/v1/token?grant_type=password",
         json={"email": hub.env["VIEWER_EMAIL"], "password": hub.env["VIEWER_PASSWORD"]},
         headers={"apikey": keys.publishable_key},
@@ -53,7 +54,7 @@ def whoami(hub: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def organizations(hub: Any, headers: dict[str, str]) -> httpx.Response:
-    return httpx.get(f"{hub.url}/rest/v1/organizations?select=slug", headers=headers)
+    return web.get(f"{hub.url}/rest/v1/organizations?select=slug", headers=headers)
 
 
 def test_a_persons_token_opens_rest_auth_and_functions(
@@ -62,8 +63,8 @@ def test_a_persons_token_opens_rest_auth_and_functions(
     headers = {"apikey": keys.publishable_key, "Authorization": f"Bearer {session['access_token']}"}
 
     assert organizations(hub, headers).json() == [{"slug": "trades"}]
-    assert httpx.get(f"{hub.url}/auth/v1/user", headers=headers).json()["id"] == session["user"]["id"]
-    assert httpx.post(whoami, headers=headers).json() == {"id": session["user"]["id"]}
+    assert web.get(f"{hub.url}/auth/v1/user", headers=headers).json()["id"] == session["user"]["id"]
+    assert web.post(whoami, headers=headers).json() == {"id": session["user"]["id"]}
 
 
 @pytest.mark.parametrize("forge", FORGERIES.values(), ids=FORGERIES.keys())
@@ -74,8 +75,8 @@ def test_a_forged_token_opens_nothing(
     headers = {"apikey": keys.publishable_key, "Authorization": f"Bearer {forged}"}
 
     by_rest = organizations(hub, headers)
-    by_auth = httpx.get(f"{hub.url}/auth/v1/user", headers=headers)
-    by_function = httpx.post(whoami, headers=headers)
+    by_auth = web.get(f"{hub.url}/auth/v1/user", headers=headers)
+    by_function = web.post(whoami, headers=headers)
 
     assert (by_rest.status_code, by_auth.status_code, by_function.status_code) == (401, 403, 401)
     assert by_rest.json()["code"] in ("PGRST301", "PGRST303")
@@ -140,7 +141,7 @@ def test_a_secret_key_in_a_browser_is_refused(hub: Any, keys: Keys) -> None:
 )
 def test_a_request_without_a_good_key_is_nobodys(hub: Any, headers: dict[str, str], message: str) -> None:
     by_rest = organizations(hub, headers)
-    by_auth = httpx.post(f"{hub.url}/auth/v1/token?grant_type=password", json={}, headers=headers)
+    by_auth = web.post(f"{hub.url}/auth/v1/token?grant_type=password", json={}, headers=headers)
 
     assert (by_rest.status_code, by_rest.json()["message"]) == (401, message)
     assert (by_auth.status_code, by_auth.json()["msg"]) == (401, message)

@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import httpx
 import pytest
+from hubs import web
 from partners import Partner, Received, running_partner
 
 from shared import webhooks
@@ -198,7 +198,7 @@ def test_410_pauses_the_webhook_until_a_person_lets_it_run(hub: Any, hook: Make,
     assert wish.deliveries() == ["failed", "pending", "pending"]
     assert len(partner.received) == 1
 
-    resumed = httpx.patch(
+    resumed = web.patch(
         f"{hub.url}/rest/v1/subscriptions?id=eq.{wish.id}",
         json={"paused": False},
         headers={
