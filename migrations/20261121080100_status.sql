@@ -18,7 +18,7 @@ as $$
     'site', sites.slug,
     case
       when not sites.enabled or ways.known is null or latest.at is null then 'not configured'
-      when silent.message is not null then 'degraded'
+      when silent.message is not null or unknown.types is not null then 'degraded'
       else 'ok'
     end,
     case
@@ -26,7 +26,9 @@ as $$
       when ways.known is null then 'It has no secret to sign in with.'
       when latest.at is null then 'Nothing has come from it yet.'
       else coalesce(silent.message, 'Its last submission came at ' || to_char(latest.at at time zone 'UTC', 'YYYY-MM-DD HH24:MI') || ' UTC.')
-    end || case when ways.is_weak then ' It may sign in with a static secret, which is weak: make a signing one with private.new_site_secret.' else '' end
+    end
+    || coalesce(' In the last day it sent what nobody knows, which is kept and starts nothing: ' || unknown.types || '. Name it in event_types, or as an alias there.', '')
+    || case when ways.is_weak then ' It may sign in with a static secret, which is weak: make a signing one with private.new_site_secret.' else '' end
   from public.sites
   left join lateral (select private.last_arrival(sites, now()) as at) as latest on true
   left join lateral (
@@ -39,6 +41,17 @@ as $$
     where alerts.org_id = sites.org_id and alerts.site_id = sites.id and alerts.kind = 'site_silent' and alerts.closed_at is null
     limit 1
   ) as silent on true
+  left join lateral (
+    select left(string_agg(distinct latest_unknown.type, ', '), 200) as types
+    from (
+      select events.type from public.events
+      where events.org_id = sites.org_id and events.unrecognised and events.site_id = sites.id
+        and events.id >= private.uuid_v7_floor(now() - interval '1 day')
+      order by events.id desc limit 1000
+    ) as latest_unknown
+    -- Unless it has a name by now.
+    where private.canonical_type(latest_unknown.type) is null
+  ) as unknown on true
   where sites.org_id = site_components.org_id;
 $$;
 comment on function private.site_components is 'The sites of an organization and how they are.';

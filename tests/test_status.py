@@ -53,6 +53,18 @@ def test_a_site_is_ok_once_something_came_and_its_static_secret_is_told(watched:
     assert "Nothing has come from it yet." in told["site", "akf"][1]
 
 
+def test_a_site_that_sends_what_nobody_knows_is_degraded_until_it_has_a_name(watched: Hub) -> None:
+    watched.submit("akf", {"email": "jo@example.com", "kind": "garden.party"})
+    state, reason = parts(watched)["site", "akf"]
+
+    watched.sql("insert into public.event_types (name, description) values ('garden.party', 'An invitation.')")
+    named = parts(watched)["site", "akf"]
+    watched.sql("delete from public.event_types where name = 'garden.party'")
+
+    assert (state, "garden.party" in reason) == ("degraded", True)
+    assert (named[0], "garden.party" in named[1]) == ("ok", False)
+
+
 def test_what_is_wrong_is_degraded_with_its_reason(watched: Hub) -> None:
     watched.sql("update public.agents set status = 'paused' where name = 'lead-qualifier'")
     try:
