@@ -57,7 +57,9 @@ def test_a_site_that_sends_what_nobody_knows_is_degraded_until_it_has_a_name(wat
     watched.submit("akf", {"email": "jo@example.com", "kind": "garden.party"})
     state, reason = parts(watched)["site", "akf"]
 
-    watched.sql("insert into public.event_types (name, description) values ('garden.party', 'An invitation.')")
+    watched.sql(
+        "insert into public.event_types (name, description) values ('garden.party', 'An invitation.')"
+    )
     named = parts(watched)["site", "akf"]
     watched.sql("delete from public.event_types where name = 'garden.party'")
 

@@ -49,7 +49,9 @@ class Old:
                 shutil.copy(file, folder / "migrations")
         migrate(database.url(), folder, VAULT, lambda _: None)
         database.rows(AGENT)
-        [(self.secret,)] = database.rows("select private.set_site_secret('prime', 'whsec_of_prime_electrical')")
+        [(self.secret,)] = database.rows(
+            "select private.set_site_secret('prime', 'whsec_of_prime_electrical')"
+        )
 
     def submit(self, email: str, key: str, **form: Any) -> dict[str, Any]:
         contact = {"name": NAMES[email], "email": email.lower()}
