@@ -240,60 +240,83 @@ drop function public.replay_events(jsonb, text, boolean);
 drop function private.replay_my_events(jsonb, text, boolean);
 drop function private.replay_deliveries(uuid[], jsonb, text, boolean);
 
-create function private.check_replay_filter(filter jsonb)
-returns void
+create type private.replay_filter as (
+  event_ids uuid[], types text[], statuses public.delivery_status[], since uuid, until uuid, site_ids uuid[], contact_ids uuid[], most integer);
+comment on type private.replay_filter is 'Which events are meant, within one organization; null where anything is.';
+
+create function private.read_replay_filter(org_id uuid, filter jsonb)
+returns private.replay_filter
 language plpgsql
-immutable
+stable
 set search_path = ''
 as $$
+#variable_conflict use_column
 declare
   unknown text;
+  meant private.replay_filter;
 begin
   select key into unknown from jsonb_object_keys(filter) as key
   where key not in ('event_ids', 'types', 'statuses', 'since', 'until', 'site', 'contact_id', 'limit') limit 1;
   if unknown is not null then
     perform private.fail(422, 'unknown_filter', 'There is no filter ' || unknown || '.');
   end if;
+  -- What waits or runs is never replayed.
+  meant.statuses := array(
+    select jsonb_array_elements_text(coalesce(filter -> 'statuses', '["failed", "dead"]')) except values ('pending'), ('running'));
+  meant.since := private.uuid_v7_floor((filter ->> 'since')::timestamptz);
+  meant.until := private.uuid_v7_floor((filter ->> 'until')::timestamptz);
+  meant.most := filter ->> 'limit';
+  if meant.most < 1 then
+    perform private.fail(422, 'unreadable_filter', 'The limit is 1 or more.');
+  end if;
+  if filter ? 'event_ids' then
+    meant.event_ids := array(select jsonb_array_elements_text(filter -> 'event_ids'));
+  end if;
+  if filter ? 'types' then
+    meant.types := private.canonical_types(array(select jsonb_array_elements_text(filter -> 'types')));
+  end if;
+  if filter ? 'site' then
+    meant.site_ids := array(
+      select sites.id from public.sites where sites.org_id = read_replay_filter.org_id and sites.slug = filter ->> 'site');
+  end if;
+  if filter ? 'contact_id' then
+    meant.contact_ids := private.contact_family((filter ->> 'contact_id')::uuid);
+  end if;
+  return meant;
+exception when data_exception then
+  perform private.fail(422, 'unreadable_filter', 'The filter cannot be read: ' || sqlerrm || '.');
 end;
 $$;
-comment on function private.check_replay_filter is 'Refuse a filter that would silently not filter.';
-grant execute on function private.check_replay_filter to authenticated, service_role;
+comment on function private.read_replay_filter is 'The filter of a request: only failed deliveries unless it names statuses, a person with those merged into them. A filter that would silently not filter is refused.';
+grant execute on function private.read_replay_filter to authenticated, service_role;
 
-create function private.replay_statuses(filter jsonb)
-returns public.delivery_status[]
-language sql
-immutable
-set search_path = ''
-as $$
-  select array(
-    select jsonb_array_elements_text(coalesce(filter -> 'statuses', '["failed", "dead"]')) except values ('pending'), ('running')
-  )::public.delivery_status[];
-$$;
-comment on function private.replay_statuses is 'Only what failed or died, unless the filter names other statuses; what waits or runs never.';
-
-create function private.chosen_for_replay(org_id uuid, filter jsonb, subscription text, most integer)
-returns setof public.deliveries
-language sql
+create function private.chosen_for_replay(org_id uuid, meant private.replay_filter, subscription text, most integer)
+returns setof uuid
+language plpgsql
 stable
 set search_path = ''
+-- A plan for what is asked: for one event it is another than for all of a month.
+set plan_cache_mode = force_custom_plan
 as $$
-  select deliveries.*
+begin
+  return query
+  select deliveries.id
   from public.deliveries
   join public.events on events.id = deliveries.event_id
   join public.subscriptions on subscriptions.id = deliveries.subscription_id
-  left join public.sites on sites.id = events.site_id
   where deliveries.org_id = chosen_for_replay.org_id
     and deliveries.mode = 'live'
-    and deliveries.status = any (private.replay_statuses(filter))
+    and deliveries.status = any (meant.statuses)
     and (chosen_for_replay.subscription is null or subscriptions.name = chosen_for_replay.subscription)
-    and (not filter ? 'event_ids' or events.id::text in (select jsonb_array_elements_text(filter -> 'event_ids')))
-    and (not filter ? 'types' or events.type = any (private.canonical_types(array(select jsonb_array_elements_text(filter -> 'types')))))
-    and (not filter ? 'since' or events.id >= private.uuid_v7_floor((filter ->> 'since')::timestamptz))
-    and (not filter ? 'until' or events.id < private.uuid_v7_floor((filter ->> 'until')::timestamptz))
-    and (not filter ? 'site' or sites.slug = filter ->> 'site')
-    and (not filter ? 'contact_id' or events.contact_id = (filter ->> 'contact_id')::uuid)
+    and (meant.event_ids is null or deliveries.event_id = any (meant.event_ids))
+    and (meant.types is null or events.type = any (meant.types))
+    and (meant.since is null or deliveries.event_id >= meant.since)
+    and (meant.until is null or deliveries.event_id < meant.until)
+    and (meant.site_ids is null or events.site_id = any (meant.site_ids))
+    and (meant.contact_ids is null or events.contact_id = any (meant.contact_ids))
   order by deliveries.id
-  limit least((filter ->> 'limit')::integer, most);
+  limit least(meant.most, most);
+end;
 $$;
 comment on function private.chosen_for_replay is 'The deliveries that a filter means, the oldest of them first.';
 
@@ -310,14 +333,14 @@ declare
   wishes uuid[];
   matched integer;
   is_all boolean;
+  meant constant private.replay_filter := private.read_replay_filter(org_id, filter);
 begin
   if dry_run then
     return (
       select jsonb_build_object('matched', count(*), 'more', count(*) = 100000)
-      from private.chosen_for_replay(replay_deliveries.org_id, filter, replay_deliveries.subscription, 100000));
+      from private.chosen_for_replay(replay_deliveries.org_id, meant, replay_deliveries.subscription, 100000));
   end if;
-  chosen := array(
-    select id from private.chosen_for_replay(replay_deliveries.org_id, filter, replay_deliveries.subscription, most));
+  chosen := array(select private.chosen_for_replay(replay_deliveries.org_id, meant, replay_deliveries.subscription, most));
   if cardinality(chosen) = 0 then
     return jsonb_build_object('matched', 0);
   end if;
@@ -330,7 +353,7 @@ begin
   with replayed as (
     update public.deliveries
     set status = 'pending', attempts = 0, run_at = now(), replay_id = replay
-    where deliveries.id = any (chosen) and deliveries.status = any (private.replay_statuses(filter))
+    where deliveries.id = any (chosen) and deliveries.status = any (meant.statuses)
     returning deliveries.id, deliveries.subscription_id
   )
   select array_agg(replayed.id), array_agg(distinct replayed.subscription_id), count(*) into chosen, wishes, matched from replayed;
@@ -350,12 +373,14 @@ create function private.rehearse_events(org_id uuid, filter jsonb, subscription 
 returns jsonb
 language plpgsql
 set search_path = ''
+set plan_cache_mode = force_custom_plan
 as $$
 declare
   wish public.subscriptions;
   brain uuid;
   chosen uuid[];
   replay uuid;
+  meant constant private.replay_filter := private.read_replay_filter(org_id, filter);
 begin
   if filter ? 'statuses' then
     perform private.fail(422, 'unknown_filter', 'A shadow run takes events as they came; it has no statuses.');
@@ -376,18 +401,17 @@ begin
   chosen := array(
     select events.id
     from public.events
-    left join public.sites on sites.id = events.site_id
     where events.org_id = rehearse_events.org_id
       and private.wants(wish.event_types, events.type)
       and (events.cause_id is null or not private.has_acted_on_cause(events.cause_id, wish.id))
-      and (not filter ? 'event_ids' or events.id::text in (select jsonb_array_elements_text(filter -> 'event_ids')))
-      and (not filter ? 'types' or events.type = any (private.canonical_types(array(select jsonb_array_elements_text(filter -> 'types')))))
-      and (not filter ? 'since' or events.id >= private.uuid_v7_floor((filter ->> 'since')::timestamptz))
-      and (not filter ? 'until' or events.id < private.uuid_v7_floor((filter ->> 'until')::timestamptz))
-      and (not filter ? 'site' or sites.slug = filter ->> 'site')
-      and (not filter ? 'contact_id' or events.contact_id = (filter ->> 'contact_id')::uuid)
+      and (meant.event_ids is null or events.id = any (meant.event_ids))
+      and (meant.types is null or events.type = any (meant.types))
+      and (meant.since is null or events.id >= meant.since)
+      and (meant.until is null or events.id < meant.until)
+      and (meant.site_ids is null or events.site_id = any (meant.site_ids))
+      and (meant.contact_ids is null or events.contact_id = any (meant.contact_ids))
     order by events.id desc
-    limit least(coalesce((filter ->> 'limit')::integer, 1000), 10000));
+    limit least(coalesce(meant.most, 1000), 10000));
   if dry_run or cardinality(chosen) = 0 then
     return jsonb_build_object('matched', cardinality(chosen));
   end if;
@@ -418,7 +442,6 @@ declare
   is_known boolean := false;
   more boolean := false;
 begin
-  perform private.check_replay_filter(filter);
   if mode not in ('live', 'shadow') then
     perform private.fail(422, 'unknown_mode', 'The mode is live or shadow.');
   end if;
@@ -522,11 +545,12 @@ returns jsonb
 language plpgsql
 stable
 set search_path = ''
+set plan_cache_mode = force_custom_plan
 as $$
 declare
-  compared uuid := (private.agent_named(compare_versions.agent, compare_versions.org_id, 'agents.read')).id;
+  compared constant public.agents := private.agent_named(compare_versions.agent, compare_versions.org_id, 'agents.read');
+  meant constant private.replay_filter := private.read_replay_filter(compared.org_id, filter);
 begin
-  perform private.check_replay_filter(filter);
   return (
     with pairs as (
       select
@@ -534,17 +558,16 @@ begin
         before.decision as was, after.decision as would_be, before.score as score, after.score as new_score,
         array(select unnest(before.reasons) except select unnest(after.reasons)) as reasons_gone,
         array(select unnest(after.reasons) except select unnest(before.reasons)) as reasons_new
-      from private.rehearsed(compared, a) as before
-      join private.rehearsed(compared, b) as after on after.event_id = before.event_id
+      from private.rehearsed(compared.id, a) as before
+      join private.rehearsed(compared.id, b) as after on after.event_id = before.event_id
       join public.events on events.id = before.event_id
-      left join public.sites on sites.id = events.site_id
       left join public.contacts on contacts.id = events.contact_id
-      where (not filter ? 'event_ids' or events.id::text in (select jsonb_array_elements_text(filter -> 'event_ids')))
-        and (not filter ? 'types' or events.type = any (private.canonical_types(array(select jsonb_array_elements_text(filter -> 'types')))))
-        and (not filter ? 'since' or events.id >= private.uuid_v7_floor((filter ->> 'since')::timestamptz))
-        and (not filter ? 'until' or events.id < private.uuid_v7_floor((filter ->> 'until')::timestamptz))
-        and (not filter ? 'site' or sites.slug = filter ->> 'site')
-        and (not filter ? 'contact_id' or events.contact_id = (filter ->> 'contact_id')::uuid)
+      where (meant.event_ids is null or events.id = any (meant.event_ids))
+        and (meant.types is null or events.type = any (meant.types))
+        and (meant.since is null or events.id >= meant.since)
+        and (meant.until is null or events.id < meant.until)
+        and (meant.site_ids is null or events.site_id = any (meant.site_ids))
+        and (meant.contact_ids is null or events.contact_id = any (meant.contact_ids))
     ),
     changed as (
       select * from pairs where (was, score) is distinct from (would_be, new_score) order by event_id desc
@@ -558,7 +581,7 @@ begin
         from (select was, would_be, count(*) from changed where was is distinct from would_be group by was, would_be) as moved),
       'changes', (
         select coalesce(jsonb_agg(to_jsonb(shown)), '[]')
-        from (select * from changed limit coalesce((filter ->> 'limit')::integer, 100)) as shown)));
+        from (select * from changed limit coalesce(meant.most, 100)) as shown)));
 end;
 $$;
 comment on function public.compare_versions is 'Which decisions of the latest shadow runs differ between two versions of an agent, and why.';

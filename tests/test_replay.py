@@ -87,10 +87,37 @@ def test_a_filter_chooses(broken: Hub, filter: dict[str, Any], matched: int) -> 
     assert broken.rpc("replay_events", filter=filter).json()["matched"] == matched
 
 
+def test_a_filter_names_single_events(broken: Hub) -> None:
+    events = [event for (event,) in broken.rows("select event_id::text from public.deliveries limit 2")]
+
+    assert broken.rpc("replay_events", filter={"event_ids": events}).json()["matched"] == 2
+
+
+def test_a_filter_by_contact_means_those_merged_into_it_too(broken: Hub) -> None:
+    winner, loser = (
+        str(contact) for (contact,) in broken.rows("select contact_id from public.leads order by id limit 2")
+    )
+    merged = broken.rpc("merge_contacts", winner=winner, loser=loser, reason="Same person.").json()
+    try:
+        matched = [
+            broken.rpc("replay_events", filter={"contact_id": contact}).json()["matched"]
+            for contact in (winner, loser)
+        ]
+    finally:
+        broken.rpc("unmerge_contacts", merge_id=merged["merge_id"]).raise_for_status()
+
+    assert matched == [2, 2]
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "code"),
     [
         ({"filter": {"kind": "x"}}, 422, "unknown_filter"),
+        ({"filter": {"since": "some day"}}, 422, "unreadable_filter"),
+        ({"filter": {"event_ids": "all"}}, 422, "unreadable_filter"),
+        ({"filter": {"contact_id": 7}}, 422, "unreadable_filter"),
+        ({"filter": {"limit": 0}}, 422, "unreadable_filter"),
+        ({"filter": [1]}, 422, "unreadable_filter"),
         ({"mode": "loud"}, 422, "unknown_mode"),
         ({"version": 1}, 422, "version_in_live_mode"),
         ({"mode": "shadow"}, 422, "unknown_subscription"),
