@@ -33,6 +33,7 @@ demo: .venv/.requirements.lock ## Play a busy day against the running hub in STA
 	@$(PYTHON) -m operate.demo --state "$(STATE)"
 
 rehearse: .venv/.requirements.lock ## Let VERSION of AGENT (lead-qualifier) decide about the past (SINCE=7d), without effects
+	@$(if $(VERSION),,$(error Say which version: make rehearse VERSION=1))
 	@$(PYTHON) -m operate.rehearse --agent "$(AGENT)" --version "$(VERSION)" --since "$(SINCE)" --state "$(STATE)"
 
 bundle: .venv/.requirements.lock ## Put what each function needs into dist/<function>

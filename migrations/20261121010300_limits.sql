@@ -19,6 +19,7 @@ comment on column public.sites.max_per_second_from_pages is 'The same of browser
 comment on column public.sites.max_per_minute_per_address is 'Submissions of browsers from one address; a minute''s worth may come at once.';
 grant update (max_per_second, max_per_second_from_pages, max_per_minute_per_address) on public.sites to authenticated;
 
+-- security definer: whoever adds a site may create no sequence.
 create function private.make_turn_clocks()
 returns trigger
 language plpgsql

@@ -101,7 +101,7 @@ begin
     return jsonb_build_object('state', 'refused', 'reason', 'tries');
   end if;
 
-  select organizations.id, organizations.settings into org
+  select organizations.id, organizations.settings, deliveries.mode into org
   from public.deliveries
   join public.organizations on organizations.id = deliveries.org_id
   where deliveries.id = begin_model_run.delivery_id;
@@ -110,6 +110,11 @@ begin
   end if;
   token_limit := private.day_limit(org.settings, 'day_tokens', begin_model_run.day_tokens);
   cent_limit := private.day_limit(org.settings, 'day_cents', begin_model_run.day_cents);
+  -- A rehearsal leaves the other half of the day to who asks today.
+  if org.mode = 'shadow' then
+    token_limit := token_limit / 2;
+    cent_limit := cent_limit / 2;
+  end if;
   if cent_limit is not null and begin_model_run.cost_cents is null then
     return jsonb_build_object('state', 'refused', 'reason', 'price_unknown');
   end if;

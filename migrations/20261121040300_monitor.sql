@@ -73,9 +73,11 @@ as $$
   )
   select
     willing.name, 'critical'::public.alert_severity,
-    coalesce(
-      format('A delivery to %s has been due since %s and nobody takes it.', willing.name, to_char(oldest.run_at, 'YYYY-MM-DD HH24:MI')),
-      format('%s deliveries to %s are still held by leases that ran out.', held.count, willing.name)),
+    case when oldest.run_at is null
+      then format('%s deliveries to %s are still held by leases that ran out.', held.count, willing.name)
+      else format('A delivery to %s has been due since %s UTC and nobody takes it.',
+                  willing.name, to_char(oldest.run_at at time zone 'UTC', 'YYYY-MM-DD HH24:MI'))
+    end,
     jsonb_build_object('subscription', willing.name, 'due_since', oldest.run_at, 'held', coalesce(held.count, 0)),
     null::uuid
   from since
@@ -104,10 +106,12 @@ language sql
 stable
 set search_path = ''
 as $$
-  -- The latest two thousand failures tell as much as all of them, of the time in which they happened.
+  -- The latest two thousand failures tell as much as all of them, of the time in which they happened. A rehearsal's
+  -- tell of a draft.
   with failures as materialized (
     select delivery_attempts.id, delivery_attempts.delivery_id
     from public.delivery_attempts
+    join public.deliveries on deliveries.id = delivery_attempts.delivery_id and deliveries.mode = 'live'
     where delivery_attempts.org_id = check_function_failing.org_id
       and delivery_attempts.outcome in ('retry', 'dead', 'lapsed')
       and delivery_attempts.id >= private.uuid_v7_floor(at - interval '1 hour')
@@ -137,6 +141,7 @@ as $$
         from (
           select from public.deliveries
           where deliveries.org_id = subscriptions.org_id and deliveries.subscription_id = subscriptions.id and deliveries.id >= hour.floor
+            and deliveries.mode = 'live'
           limit 20000
         ) as fresh)) as handled
     from failing
@@ -162,22 +167,16 @@ stable
 set search_path = ''
 as $$
 begin
-  if to_regclass('public.pull_sources') is null then
-    return;
-  end if;
-  return query execute $query$
-    select
-      sources.name, 'warning'::public.alert_severity,
-      format('Nothing could be pulled from %s since %s.', sources.name, coalesce(to_char(since.at, 'YYYY-MM-DD HH24:MI'), 'ever')),
-      jsonb_build_object('last_success_at', sources.last_success_at, 'every', sources.every),
-      sources.site_id
-    from public.pull_sources as sources
-    cross join lateral (
-      select coalesce(sources.last_success_at, (to_jsonb(sources) ->> 'created_at')::timestamptz) as at
-    ) as since
-    where sources.org_id = $1 and sources.enabled
-      and coalesce(since.at, '-infinity') < $3 - coalesce(($2 ->> 'stale_after_intervals')::numeric, 3) * sources.every
-  $query$ using org_id, config, at;
+  return query
+  select
+    sources.name, 'warning'::public.alert_severity,
+    format('Nothing could be pulled from %s since %s UTC.', sources.name, to_char(since.at at time zone 'UTC', 'YYYY-MM-DD HH24:MI')),
+    jsonb_build_object('last_success_at', sources.last_success_at, 'every', sources.every),
+    sources.site_id
+  from public.pull_sources as sources
+  cross join lateral (select coalesce(sources.last_success_at, sources.created_at) as at) as since
+  where sources.org_id = check_pull_stale.org_id and sources.enabled
+    and since.at < check_pull_stale.at - coalesce((config ->> 'stale_after_intervals')::numeric, 3) * sources.every;
 end;
 $$;
 comment on function private.check_pull_stale is 'Pull sources that had no success for several of their intervals.';
@@ -239,42 +238,35 @@ comment on function private.check_job_late is 'Cron jobs that are missing, late 
 
 create function private.check_signatures_refused(org_id uuid, config jsonb, at timestamptz)
 returns setof private.finding
-language plpgsql
+language sql
 stable
 set search_path = ''
 as $$
-begin
-  if to_regclass('public.refusals') is null then
-    return;
-  end if;
-  return query execute $query$
-    select
-      sites.slug, 'warning'::public.alert_severity,
-      format('%s requests to %s within an hour had a wrong secret or signature, against %s that were accepted.',
-             refused.count, sites.name, accepted.count),
-      jsonb_build_object('refused', refused.count, 'accepted', accepted.count),
-      sites.id
-    from public.sites
-    cross join lateral (
-      select sum(refusals.count) as count
-      from public.refusals
-      where refusals.org_id = sites.org_id and refusals.site_id = sites.id and refusals.minute >= $3 - interval '1 hour'
-        and refusals.reason in ('secret', 'signature', 'timestamp', 'page_token', 'revoked')
-    ) as refused
-    cross join lateral (
-      select count(*) as count
-      from (
-        select from public.events
-        where events.org_id = sites.org_id and events.site_id = sites.id and left(events.source, 5) = 'site:'
-          and events.id >= private.uuid_v7_floor($3 - interval '1 hour')
-        limit 20000
-      ) as latest
-    ) as accepted
-    where sites.org_id = $1
-      and refused.count >= coalesce(($2 ->> 'refused_min')::integer, 20)
-      and refused.count > (refused.count + accepted.count) * coalesce(($2 ->> 'refused_rate')::numeric, 0.05)
-  $query$ using org_id, config, at;
-end;
+  select
+    sites.slug, 'warning'::public.alert_severity,
+    format('%s requests to %s within an hour had a wrong secret or signature, against %s that were accepted.',
+           refused.count, sites.name, accepted.count),
+    jsonb_build_object('refused', refused.count, 'accepted', accepted.count),
+    sites.id
+  from public.sites
+  cross join lateral (
+    select sum(refusals.count) as count
+    from public.refusals
+    where refusals.org_id = sites.org_id and refusals.site_id = sites.id and refusals.minute >= at - interval '1 hour'
+      and refusals.reason in ('secret', 'signature', 'timestamp', 'page_token', 'revoked')
+  ) as refused
+  cross join lateral (
+    select count(*) as count
+    from (
+      select from public.events
+      where events.org_id = sites.org_id and events.site_id = sites.id and left(events.source, 5) = 'site:'
+        and events.id >= private.uuid_v7_floor(at - interval '1 hour')
+      limit 20000
+    ) as latest
+  ) as accepted
+  where sites.org_id = check_signatures_refused.org_id
+    and refused.count >= coalesce((config ->> 'refused_min')::integer, 20)
+    and refused.count > (refused.count + accepted.count) * coalesce((config ->> 'refused_rate')::numeric, 0.05);
 $$;
 comment on function private.check_signatures_refused is 'Sites of whose requests too many show a wrong secret or signature: a key that was changed on one side, or somebody trying.';
 

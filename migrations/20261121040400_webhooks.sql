@@ -86,6 +86,7 @@ begin
 end;
 $$;
 
+-- security definer: whoever deletes a webhook may drop no sequence.
 create function private.drop_kick_clock()
 returns trigger
 language plpgsql
@@ -215,6 +216,7 @@ $$;
 comment on function hub.stop_webhook is 'Pause the webhook of a delivery that is being sent, and say so.';
 grant execute on function hub.stop_webhook to hub_service;
 
+-- security definer: whoever lets a webhook run again may write no alert.
 create function private.webhook_resumed()
 returns trigger
 language plpgsql

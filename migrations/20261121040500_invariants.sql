@@ -25,7 +25,7 @@ alter default privileges for role postgres in schema public grant select on tabl
 grant select on private.audit_heads, private.willing_subscriptions to hub_reader;
 grant execute on function
   private.wants(text[], text), private.has_acted_on_cause(uuid, uuid), private.is_echo(uuid, uuid, uuid),
-  private.uuid_v7_floor(timestamptz), private.last_monitored(uuid)
+  private.uuid_v7_floor(timestamptz), private.last_monitored(uuid), private.visible_contact(uuid)
 to hub_reader;
 
 create table public.invariants (
@@ -136,6 +136,7 @@ $$;
 comment on function private.run_invariant is 'Ask one invariant; open or close its alerts and pause whom it names. Answers the number of violations.';
 
 -- A timeout holds for a statement of the session, and for nothing within one: so each invariant is one.
+-- security definer: a migration of another role may schedule no job of ours.
 create function private.schedule_invariants()
 returns trigger
 language plpgsql
@@ -262,6 +263,8 @@ $sql$),
   from (
     select receipts.org_id, receipts.source, receipts.key, receipts.event_id
     from public.receipts
+    -- Those of pulls never do, and are as many as were ever pulled.
+    where receipts.expires_at < 'infinity'
     order by receipts.expires_at desc
     limit 5000
   ) as latest
@@ -269,33 +272,31 @@ $sql$),
   where events.org_id is distinct from latest.org_id
 $sql$),
 
-('one_open_lead',
- 'A contact, of the newest 5,000 leads, has one open lead at a site.', 'critical', null, $sql$
-  select latest.org_id, format('contact %s has the open leads %s and %s', latest.contact_id, twin.id, latest.id) as found
+('enquiries_have_leads',
+ 'Whoever asked at a site, in the newest 5,000 events that nothing caused, has a lead there.', 'critical', null, $sql$
+  select latest.org_id, format('the enquiry %s has no lead', latest.id) as found
   from (
-    select leads.id, leads.org_id, leads.contact_id, leads.site_id, leads.stage, leads.folded_into
-    from public.leads
-    order by leads.id desc
+    select events.id, events.org_id, events.contact_id, events.site_id, events.subject_type
+    from public.events
+    where events.cause_id is null
+    order by events.id desc
     limit 5000
   ) as latest
-  join public.leads as twin on twin.org_id = latest.org_id and twin.contact_id = latest.contact_id
-    and twin.site_id = latest.site_id and twin.id < latest.id
-  where latest.stage not in ('won', 'lost') and latest.folded_into is null
-    and twin.stage not in ('won', 'lost') and twin.folded_into is null
+  where latest.subject_type = 'lead' and not exists (
+    select from public.leads
+    where leads.org_id = latest.org_id and leads.site_id = latest.site_id
+      and leads.contact_id = private.visible_contact(latest.contact_id))
 $sql$),
 
-('strong_identifiers_are_unique',
- 'A strong identifier, of the newest 5,000, points to one contact.', 'critical', null, $sql$
-  select latest.org_id, format('contacts %s and %s share one %s', latest.contact_id, twin.contact_id, latest.kind) as found
+('what_moves_is_with_its_person',
+ 'Each identifier and lead, of the newest 5,000 of both, is with the contact under which its own person is seen.', 'critical', null, $sql$
+  select held.org_id, format('the %s %s is with contact %s', held.what, held.id, held.contact_id) as found
   from (
-    select identifiers.org_id, identifiers.contact_id, identifiers.kind, identifiers.match_key, identifiers.strength
-    from public.contact_identifiers as identifiers
-    order by identifiers.id desc
-    limit 5000
-  ) as latest
-  join public.contact_identifiers as twin on twin.org_id = latest.org_id and twin.kind = latest.kind
-    and twin.match_key = latest.match_key and twin.contact_id <> latest.contact_id
-  where latest.strength = 'strong' and twin.strength = 'strong'
+    (select 'identifier' as what, id, org_id, contact_id, home_id from public.contact_identifiers order by id desc limit 5000)
+    union all
+    (select 'lead', id, org_id, contact_id, home_id from public.leads order by id desc limit 5000)
+  ) as held
+  where held.contact_id <> private.visible_contact(coalesce(held.home_id, held.contact_id))
 $sql$),
 
 ('subscribed_agents_are_published',

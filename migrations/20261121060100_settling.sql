@@ -177,7 +177,7 @@ begin
         end::public.delivery_status
     from unnest(held) as it
     where deliveries.id = it.id
-    returning deliveries.id, deliveries.status, deliveries.last_error
+    returning deliveries.id, deliveries.status
   )
   select jsonb_object_agg(written.id, written.status) into statuses from written;
 

@@ -241,7 +241,8 @@ drop function private.replay_my_events(jsonb, text, boolean);
 drop function private.replay_deliveries(uuid[], jsonb, text, boolean);
 
 create type private.replay_filter as (
-  event_ids uuid[], types text[], statuses public.delivery_status[], since uuid, until uuid, site_ids uuid[], contact_ids uuid[], most integer);
+  event_ids uuid[], types text[], statuses public.delivery_status[], since uuid, until uuid, site_ids uuid[], contact_ids uuid[],
+  replayed_before timestamptz, most integer);
 comment on type private.replay_filter is 'Which events are meant, within one organization; null where anything is.';
 
 create function private.read_replay_filter(org_id uuid, filter jsonb)
@@ -256,7 +257,7 @@ declare
   meant private.replay_filter;
 begin
   select key into unknown from jsonb_object_keys(filter) as key
-  where key not in ('event_ids', 'types', 'statuses', 'since', 'until', 'site', 'contact_id', 'limit') limit 1;
+  where key not in ('event_ids', 'types', 'statuses', 'since', 'until', 'site', 'contact_id', 'replayed_before', 'limit') limit 1;
   if unknown is not null then
     perform private.fail(422, 'unknown_filter', 'There is no filter ' || unknown || '.');
   end if;
@@ -265,6 +266,7 @@ begin
     select jsonb_array_elements_text(coalesce(filter -> 'statuses', '["failed", "dead"]')) except values ('pending'), ('running'));
   meant.since := private.uuid_v7_floor((filter ->> 'since')::timestamptz);
   meant.until := private.uuid_v7_floor((filter ->> 'until')::timestamptz);
+  meant.replayed_before := filter ->> 'replayed_before';
   meant.most := filter ->> 'limit';
   if meant.most < 1 then
     perform private.fail(422, 'unreadable_filter', 'The limit is 1 or more.');
@@ -290,6 +292,22 @@ $$;
 comment on function private.read_replay_filter is 'The filter of a request: only failed deliveries unless it names statuses, a person with those merged into them. A filter that would silently not filter is refused.';
 grant execute on function private.read_replay_filter to authenticated, service_role;
 
+create function private.read_event_filter(org_id uuid, filter jsonb)
+returns private.replay_filter
+language plpgsql
+stable
+set search_path = ''
+as $$
+begin
+  if filter ?| '{statuses,replayed_before}' then
+    perform private.fail(422, 'unknown_filter', 'A shadow run takes events as they came, whatever became of their deliveries.');
+  end if;
+  return private.read_replay_filter(org_id, filter);
+end;
+$$;
+comment on function private.read_event_filter is 'The filter of a shadow run, or of what compares two.';
+grant execute on function private.read_event_filter to authenticated, service_role;
+
 create function private.chosen_for_replay(org_id uuid, meant private.replay_filter, subscription text, most integer)
 returns setof uuid
 language plpgsql
@@ -314,6 +332,8 @@ begin
     and (meant.until is null or deliveries.event_id < meant.until)
     and (meant.site_ids is null or events.site_id = any (meant.site_ids))
     and (meant.contact_ids is null or events.contact_id = any (meant.contact_ids))
+    and (meant.replayed_before is null or not exists (
+      select from public.replays where replays.id = deliveries.replay_id and replays.created_at >= meant.replayed_before))
   order by deliveries.id
   limit least(meant.most, most);
 end;
@@ -380,11 +400,8 @@ declare
   brain uuid;
   chosen uuid[];
   replay uuid;
-  meant constant private.replay_filter := private.read_replay_filter(org_id, filter);
+  meant constant private.replay_filter := private.read_event_filter(org_id, filter);
 begin
-  if filter ? 'statuses' then
-    perform private.fail(422, 'unknown_filter', 'A shadow run takes events as they came; it has no statuses.');
-  end if;
   select * into wish from public.subscriptions
   where subscriptions.org_id = rehearse_events.org_id and subscriptions.name = rehearse_events.subscription
     and subscriptions.agent_id is not null;
@@ -468,7 +485,8 @@ begin
   if not is_known then
     perform private.fail(422, 'unknown_subscription', 'A shadow run needs the name of an agent''s subscription.');
   end if;
-  return jsonb_build_object('matched', matched, 'more', more, 'dry_run', dry_run, 'mode', mode, 'replay_ids', ids);
+  return jsonb_build_object(
+    'matched', matched, 'more', more, 'began', now(), 'dry_run', dry_run, 'mode', mode, 'replay_ids', ids);
 end;
 $$;
 comment on function private.replay_my_events is 'Replay within the caller''s organizations.';
@@ -480,9 +498,10 @@ returns jsonb
 language sql
 set search_path = ''
 as $$
-  select private.replay_my_events(filter, subscription, mode, version, dry_run);
+  -- Null is what nobody said: it never means to do it.
+  select private.replay_my_events(coalesce(filter, '{}'), subscription, coalesce(mode, 'live'), version, coalesce(dry_run, true));
 $$;
-comment on function public.replay_events is 'Deliver again what failed, or (mode shadow) let a version decide about past events without effects. Filter: event_ids, types, statuses, since, until, site, contact_id, limit. At most 5000 at once: while more is true, ask again. A dry run unless told otherwise.';
+comment on function public.replay_events is 'Deliver again what failed, or (mode shadow) let a version decide about past events without effects. Filter: event_ids, types, statuses, since, until, site, contact_id, replayed_before, limit. At most 5000 at once: while more is true, ask again, with the first answer''s began as replayed_before. A dry run unless told otherwise.';
 grant execute on function public.replay_events to authenticated, service_role;
 
 create function public.replay_progress(replay_id uuid)
@@ -549,7 +568,7 @@ set plan_cache_mode = force_custom_plan
 as $$
 declare
   compared constant public.agents := private.agent_named(compare_versions.agent, compare_versions.org_id, 'agents.read');
-  meant constant private.replay_filter := private.read_replay_filter(compared.org_id, filter);
+  meant constant private.replay_filter := private.read_event_filter(compared.org_id, filter);
 begin
   return (
     with pairs as (

@@ -33,6 +33,17 @@ as $$
 $$;
 comment on function private.event_in_words is 'What happened, as one sentence.';
 
+create function private.is_from_outside(source text)
+returns boolean
+language sql
+immutable
+set search_path = ''
+as $$
+  select source ~ '^(site|pull|webhook|email|phone|sms|whatsapp|provider):';
+$$;
+comment on function private.is_from_outside is 'Whether an event of this source is what somebody outside did.';
+grant execute on function private.is_from_outside to authenticated, service_role;
+
 create function private.origin_in_words(event public.events)
 returns jsonb
 language sql
@@ -40,10 +51,11 @@ stable
 set search_path = ''
 as $$
   select case
-    when event.source ~ '^(site|pull|webhook|email|phone|sms|whatsapp|provider):' then jsonb_build_object(
+    when private.is_from_outside(event.source) then jsonb_build_object(
       'kind', 'outside', 'says', format('It came from outside, by the %s %s.', split_part(event.source, ':', 1), split_part(event.source, ':', 2)))
     when event.source ~ '^user:' then jsonb_build_object('kind', 'person', 'says', 'A person did it.')
-    when event.source ~ '^(clock|cron|hub|schedule)' then jsonb_build_object('kind', 'clock', 'says', 'It was time: the hub''s own clock began it.')
+    when event.source = 'hub' then jsonb_build_object('kind', 'hub', 'says', 'The hub did it by itself, or somebody with its secret key.')
+    when event.source ~ '^(clock|cron|schedule)' then jsonb_build_object('kind', 'clock', 'says', 'It was time: the hub''s own clock began it.')
     else jsonb_build_object('kind', 'person', 'says', format('A person recorded it, by %s.', event.source))
   end;
 $$;
@@ -172,7 +184,7 @@ begin
       steps := array[row('alert', alert.id, alert.opened_at, alert.message, to_jsonb(alert))::private.step];
       event_id := coalesce(alert.event_id, substring(alert.details ->> 'event_id' from '^[0-9a-f-]{36}$')::uuid);
       select * into delivery from public.deliveries
-      where alert.kind = 'delivery_dead' and deliveries.id::text = alert.subject;
+      where deliveries.id = case when alert.kind = 'delivery_dead' then alert.subject::uuid end;
     end if;
   end if;
 
@@ -191,7 +203,8 @@ begin
       order by agent_actions.id desc limit 1;
       event_id := coalesce(lead.scored_by, (
         select events.id from public.events
-        where events.org_id = lead.org_id and events.contact_id = lead.contact_id and events.subject_id = lead.id
+        where events.org_id = lead.org_id and events.contact_id = any (private.contact_family(lead.contact_id))
+          and events.subject_id = lead.id
         order by events.id limit 1));
     end if;
   end if;

@@ -92,6 +92,9 @@ begin
   if not found then
     perform private.fail(404, 'unknown_action', 'There is no such action to review.');
   end if;
+  if approve is null then
+    perform private.fail(422, 'no_decision', 'Say whether it is approved: true or false.');
+  end if;
   -- The first decision stands, whoever else pressed at the same moment.
   if action.review is distinct from 'pending' then
     perform private.fail(409, 'already_reviewed', 'This action does not wait for a review.');
@@ -229,13 +232,13 @@ grant execute on function public.publish_version to authenticated;
 
 create view private.judged_actions with (security_invoker = true) as
   select
-    actions.org_id, actions.agent_id, actions.agent, actions.version_id, actions.created_at, actions.outcome, actions.confidence,
+    actions.id, actions.org_id, actions.agent_id, actions.agent, actions.version_id, actions.created_at, actions.outcome, actions.confidence,
     actions.outcome = 'self_resolved' and exists (
       select from public.events as later
-      where later.org_id = actions.org_id and later.contact_id = actions.contact_id
+      where later.org_id = actions.org_id and later.contact_id = any (private.contact_family(actions.contact_id))
         and later.id > private.uuid_v7_floor(actions.created_at)
         and later.id < private.uuid_v7_floor(actions.created_at + period.came_back)
-        and later.cause_id is null
+        and private.is_from_outside(later.source)
     ) as came_back,
     case
       when leads.stage = 'won' then coalesce(actions.output ->> 'band' in ('A', 'B'), false)
@@ -263,8 +266,9 @@ create view public.agent_scorecards with (security_invoker = true) as
     count(was_right) as judged,
     count(*) filter (where was_right) as was_right
   from private.judged_actions
+  where id >= private.uuid_v7_floor(now() - interval '90 days')
   group by org_id, agent_id, agent, (created_at at time zone 'UTC')::date;
-comment on view public.agent_scorecards is 'Per agent and day: runs and how they ended. Self-resolved only if the person did not come back within came_back_days.';
+comment on view public.agent_scorecards is 'Per agent and day of the last 90: runs and how they ended. Self-resolved only if the person did not come back within came_back_days.';
 grant select on public.agent_scorecards to authenticated, service_role;
 
 create function public.agent_scorecard(
@@ -275,7 +279,9 @@ stable
 set search_path = ''
 as $$
 declare
-  meant uuid := (private.agent_named(agent_scorecard.agent, agent_scorecard.org_id, 'agents.read')).id;
+  meant constant public.agents := private.agent_named(agent_scorecard.agent, agent_scorecard.org_id, 'agents.read');
+  first constant uuid := private.uuid_v7_floor(since);
+  after_last constant uuid := private.uuid_v7_floor(until);
 begin
   return (
     select jsonb_build_object(
@@ -296,12 +302,13 @@ begin
         from (
           select round(avg(binned.confidence), 3) as mean, round(avg(binned.was_right::integer), 3) as accuracy, count(*) as count
           from private.judged_actions as binned
-          where binned.agent_id = meant and binned.created_at >= since and binned.created_at < until
+          where binned.org_id = meant.org_id and binned.agent_id = meant.id and binned.id >= first and binned.id < after_last
             and binned.was_right is not null and binned.confidence is not null
           group by width_bucket(binned.confidence, 0, 1, 5)
         ) as bin), '[]'))
     from private.judged_actions
-    where judged_actions.agent_id = meant and judged_actions.created_at >= since and judged_actions.created_at < until);
+    where judged_actions.org_id = meant.org_id and judged_actions.agent_id = meant.id
+      and judged_actions.id >= first and judged_actions.id < after_last);
 end;
 $$;
 comment on function public.agent_scorecard is 'How an agent did in a time: runs, self-resolved, escalated, failed, confidence and whether it was right.';

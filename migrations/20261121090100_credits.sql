@@ -1,7 +1,8 @@
 -- Decision credits and outcomes: what a model's decision costs, and what later became of any decision.
 --
 -- An organization that was granted credits pays one for each decision by a model, in the transaction that writes it, and
--- without any the rules decide. One that never was is not limited: tokens and cost stand with its actions. Outcomes are attached by what happens to the lead and by reviews.
+-- without any the rules decide; those that ask at the same moment may overdraw by as many. One that never was is not
+-- limited: tokens and cost stand with its actions. Outcomes are attached by what happens to the lead and by reviews.
 
 set lock_timeout = '5s';
 set statement_timeout = '60s';
@@ -116,6 +117,7 @@ as $$
 $$;
 comment on function private.may_ask_model is 'Whether an organization has a credit left, or never had any to count.';
 
+-- security definer: whoever moves a lead may write no outcome.
 create function private.attach_lead_outcome()
 returns trigger
 language plpgsql
@@ -136,6 +138,7 @@ create trigger leads_outcome after update of stage on public.leads
   for each row when (new.stage in ('won', 'lost') and old.stage is distinct from new.stage)
   execute function private.attach_lead_outcome();
 
+-- security definer: whoever reviews may write no outcome.
 create function private.attach_review_outcome()
 returns trigger
 language plpgsql

@@ -399,6 +399,8 @@ class _Endpoint:
             raise Resting
 
     def note(self, failure: Failure | None, limits: Limits) -> None:
+        if isinstance(failure, OverBudget):
+            return  # the endpoint may not have been asked
         if failure is None or not failure.is_endpoints:
             self._failed = 0
             return

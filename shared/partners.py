@@ -35,9 +35,9 @@ class Page(BaseModel):
     as_of: datetime
 
 
-async def page(url: str, token: str | None, query: dict[str, str]) -> Page:
+async def page(client: outgoing.Client, url: str, token: str | None, query: dict[str, str]) -> Page:
     asked_at = datetime.now(UTC)
-    answer = await _get(url, {"Authorization": f"Bearer {token}"} if token else {}, query)
+    answer = await _get(client, url, {"Authorization": f"Bearer {token}"} if token else {}, query)
     if answer.status >= 400:
         raise PartnerFailed(f"answered {answer.status}", retry_after.seconds(answer.header(b"retry-after")))
     if answer.status != 200:
@@ -53,7 +53,9 @@ async def page(url: str, token: str | None, query: dict[str, str]) -> Page:
         raise PartnerFailed("answered what is not a JSON object") from error
 
 
-async def _get(url: str, headers: dict[str, str], query: dict[str, str]) -> outgoing.Answer:
+async def _get(
+    client: outgoing.Client, url: str, headers: dict[str, str], query: dict[str, str]
+) -> outgoing.Answer:
     parts = urlsplit(url)
     # Of the source's own parameters those stay that are not ours.
     kept = [
@@ -62,8 +64,7 @@ async def _get(url: str, headers: dict[str, str], query: dict[str, str]) -> outg
     asked = parts._replace(query=urlencode([*kept, *query.items()])).geturl()
     accepted = {"Accept": "application/json", "Accept-Encoding": "identity"}
     try:
-        async with outgoing.Client() as client:
-            answer = await client.get(asked, headers | accepted, MAX_BODY, TIMEOUT)
+        answer = await client.get(asked, headers | accepted, MAX_BODY, TIMEOUT)
     except outgoing.TooMuch as error:
         raise PartnerFailed(f"answered more than {MAX_BODY / 1e6:g} MB") from error
     except (outgoing.Forbidden, outgoing.Unreachable) as error:

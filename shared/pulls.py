@@ -13,7 +13,7 @@ from uuid import UUID
 
 from pydantic import BaseModel
 
-from shared import db, items, log, partners
+from shared import db, items, log, outgoing, partners
 from shared.errors import HubError
 from shared.partners import Page, PartnerFailed
 
@@ -100,9 +100,13 @@ class Pull:
         """Whether the end was reached; there may be more when the time is up."""
         if self._source.retries:
             await self._record([json.loads(item) for item in self._source.retries])
+        async with outgoing.Client() as client:
+            return await self._read(client, ends_at)
+
+    async def _read(self, client: outgoing.Client, ends_at: float) -> bool:
         empty = 0
         for _ in range(PAGES_AT_ONCE):
-            page = await partners.page(self._source.url, self._source.token, self._query())
+            page = await partners.page(client, self._source.url, self._source.token, self._query())
             following = self._following(page)
             if not self._has_more(page):
                 await self._record(page.items, following, complete_until=page.as_of)

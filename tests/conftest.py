@@ -3,8 +3,10 @@
 import fcntl
 import os
 import subprocess
-from collections.abc import Iterator
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from databases import Database, Server, running_server
@@ -43,6 +45,12 @@ def prepared_state(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 if not has_begun:
                     subprocess.run(["cp", "-a", fresh, state], check=True)
     return state
+
+
+@pytest.fixture
+def post(hub: Hub) -> Callable[..., dict[str, Any]]:
+    """Send a form that nobody has sent before."""
+    return lambda **form: hub.submit("prime", {"message": uuid.uuid4().hex, **form})
 
 
 @pytest.fixture

@@ -92,6 +92,15 @@ def test_a_rejected_proposal_changes_nothing(careful: Hub) -> None:
     ) == [("rejected", True)]
 
 
+def test_who_says_neither_yes_nor_no_has_not_decided(careful: Hub) -> None:
+    action = proposal_for(careful, submit(careful))
+
+    answer = careful.rpc("review_action", action_id=action, approve=None)
+
+    assert (answer.status_code, answer.json()["details"]) == (422, "no_decision")
+    assert careful.rpc("review_action", action_id=action, approve=True).json() == "approved"
+
+
 def test_of_twenty_reviews_at_once_the_first_decides(careful: Hub) -> None:
     action = proposal_for(careful, submit(careful))
 
@@ -252,6 +261,13 @@ def test_who_comes_back_was_not_resolved(agent_hub: Hub) -> None:
     assert agent_hub.until(lambda: agent_hub.rows(SCORED, first) != [(None,)])
     agent_hub.sql("update public.agent_actions set outcome = 'self_resolved' where contact_id = %s", first)
     before = agent_hub.rpc("agent_scorecard", agent="lead-qualifier").json()
+
+    # What an operator writes down about them is not their coming back.
+    org = agent_hub.rows("select id::text from public.organizations where slug = 'trades'")[0][0]
+    agent_hub.rpc(
+        "opt_out", org_id=org, reason="They rang.", contact_id=first, channel="sms"
+    ).raise_for_status()
+    assert agent_hub.rpc("agent_scorecard", agent="lead-qualifier").json()["came_back"] == before["came_back"]
 
     agent_hub.submit("prime", form | {"message": "Nobody rang me."})
     assert agent_hub.until(

@@ -16,20 +16,6 @@ def http(hub: Any) -> Iterator[httpx.Client]:
 
 
 @pytest.fixture
-def post(hub: Any, http: httpx.Client) -> Any:
-    def send(**form: Any) -> dict[str, Any]:
-        answer = http.post(
-            "/functions/v1/ingest-prime",
-            json={"message": uuid.uuid4().hex, **form},
-            headers={"x-webhook-secret": hub.env["PRIME_WEBHOOK_SECRET"]},
-        )
-        assert answer.status_code == 202, answer.text
-        return answer.json()
-
-    return send
-
-
-@pytest.fixture
 def rest(hub: Any, http: httpx.Client) -> Any:
     def get(path: str, **params: Any) -> list[dict[str, Any]]:
         headers = {"apikey": hub.env["SUPABASE_SECRET_KEY"]}

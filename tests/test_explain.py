@@ -58,6 +58,29 @@ def test_a_score_is_explained_with_its_reasons(hub: Hub, event: str) -> None:
     assert "with version 2" in story
 
 
+def test_a_lead_without_a_score_is_explained_from_the_form_of_whoever_was_merged(hub: Hub) -> None:
+    hub.sql("update public.subscriptions set paused = true where name = 'lead-qualifier'")
+    try:
+        first, second = (
+            hub.submit(site, {"name": "Jo", "email": f"{uuid.uuid4().hex}@example.com"})
+            for site in ("prime", "akf")
+        )
+        merged = hub.rpc(
+            "merge_contacts", winner=first["contact_id"], loser=second["contact_id"], reason="Same person."
+        ).json()
+        [(lead,)] = hub.rows(
+            "select leads.id from public.leads join public.sites on sites.id = site_id where contact_id = %s and slug = 'akf'",
+            first["contact_id"],
+        )
+        told = explained(hub, lead)
+        hub.rpc("unmerge_contacts", merge_id=merged["merge_id"]).raise_for_status()
+    finally:
+        hub.sql("update public.subscriptions set paused = false where name = 'lead-qualifier'")
+
+    assert (told["origin"]["kind"], told["chain"][0]["id"]) == ("outside", second["event_id"])
+    assert "The lead has no score yet." in told["story"]
+
+
 def test_an_alert_is_explained_from_the_event_that_could_not_be_handled(hub: Hub) -> None:
     [(event,)] = hub.rows(
         "insert into public.events (org_id, type, source, data) select id, 'form.submitted', 'site:prime', '{}' from public.organizations"

@@ -48,17 +48,15 @@ BREAKS = {
         "update public.receipts set event_id = gen_random_uuid()",
         f"update public.receipts set event_id = {FORM}",
     ),
-    "one_open_lead": (
-        "drop index public.leads_one_open;"
-        "insert into public.leads (org_id, contact_id, site_id, source) select org_id, contact_id, site_id, 'planted' from public.leads",
-        "delete from public.leads where source = 'planted'",
+    "enquiries_have_leads": (
+        "update public.leads set site_id = (select id from public.sites where slug = 'akf')",
+        "update public.leads set site_id = (select id from public.sites where slug = 'prime')",
     ),
-    "strong_identifiers_are_unique": (
-        "drop index public.contact_identifiers_strong_unique;"
-        f"with twin as (insert into public.contacts (org_id) values ({OF_TRADES}) returning id)"
-        " insert into public.contact_identifiers (org_id, contact_id, kind, value, strength)"
-        " select org_id, twin.id, kind, value, strength from public.contact_identifiers, twin where strength = 'strong'",
-        "delete from public.contact_identifiers where contact_id not in (select contact_id from public.leads)",
+    "what_moves_is_with_its_person": (
+        "update public.contact_identifiers set home_id = contact_id;"
+        f"with other as (insert into public.contacts (org_id) values ({OF_TRADES}) returning id)"
+        " update public.contact_identifiers set contact_id = other.id from other",
+        "update public.contact_identifiers set contact_id = home_id; update public.contact_identifiers set home_id = null",
     ),
     "subscribed_agents_are_published": (
         f"update public.agent_versions set status = 'archived' where agent_id = {MONITOR}",

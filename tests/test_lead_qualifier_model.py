@@ -300,6 +300,26 @@ def test_the_organizations_limit_for_a_day_holds_and_then_the_rules_decide(
     assert unpriced["output"]["fallback"] == "limit_price_unknown"
 
 
+def test_a_rehearsal_leaves_half_of_the_day_to_who_asks_today(hub: Hub, model: ModelServer) -> None:
+    model.says(lambda asked: completion(judgement_text(asked), usage=(7000, 900)))
+    for event in send_all(hub, [ENQUIRY] * 2):
+        action(hub, event)
+    spent = int(hub.rows("select sum(tokens) from private.model_spending")[0][0])
+    hub.sql("update public.organizations set settings = %s", json.dumps({"model": {"day_tokens": 2 * spent}}))
+    try:
+        replayed = hub.rpc(
+            "replay_events", subscription="lead-qualifier", mode="shadow", filter={"limit": 1}, dry_run=False
+        ).json()
+        result = "select result #>> '{effects,action,output,fallback}' from public.deliveries where replay_id = %s and status = 'done'"
+        assert hub.until(lambda: hub.rows(result, replayed["replay_ids"][0]) != [])
+        live = action(hub, send(hub, **ENQUIRY))
+    finally:
+        hub.sql("update public.organizations set settings = '{}'")
+
+    assert hub.rows(result, replayed["replay_ids"][0]) == [("limit_day",)]
+    assert live["output"]["decided_by"] == "model"
+
+
 def judgement_text(asked: Any) -> str:
     return str(json.loads(judgement(asked).body)["choices"][0]["message"]["content"])
 

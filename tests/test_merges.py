@@ -24,20 +24,6 @@ def operator(hub: Any, http: httpx.Client) -> dict[str, str]:
 
 
 @pytest.fixture
-def post(hub: Any, http: httpx.Client) -> Any:
-    def send(**form: Any) -> dict[str, Any]:
-        answer = http.post(
-            "/functions/v1/ingest-prime",
-            json={"message": uuid.uuid4().hex, **form},
-            headers={"x-webhook-secret": hub.env["PRIME_WEBHOOK_SECRET"]},
-        )
-        assert answer.status_code == 202, answer.text
-        return answer.json()
-
-    return send
-
-
-@pytest.fixture
 def rpc(http: httpx.Client, operator: dict[str, str]) -> Any:
     def call(function: str, headers: dict[str, str] = operator, **arguments: Any) -> httpx.Response:
         return http.post(f"/rest/v1/rpc/{function}", json=arguments, headers=headers)

@@ -194,6 +194,7 @@ def test_a_lease_that_ran_out_long_ago_is_found(hub: Any, org: Any, look: Look, 
 
     assert found is not None
     assert found[0]["opened"] == ["deliveries_stuck wish"]
+    assert found[0]["open"] == ["1 deliveries to wish are still held by leases that ran out."]
 
 
 def test_a_function_that_fails_often_is_found_and_one_that_fails_once_is_not(
@@ -209,6 +210,14 @@ def test_a_function_that_fails_often_is_found_and_one_that_fails_once_is_not(
     target = hub.rows("select target from public.subscriptions where id = %s", wish)[0][0]
     assert found["opened"] == [f"function_failing {target}"]
     assert found["open"] == [f"{target} failed 5 of 20 deliveries within an hour."]
+
+
+def test_a_rehearsal_that_fails_is_no_alert(hub: Any, org: Any, look: Look, wish: Any) -> None:
+    emit(hub, org, 20)
+    hub.sql("update public.deliveries set mode = 'shadow' where org_id = %s", org)
+    fail(hub, org, 20)
+
+    assert look()["open"] == []
 
 
 def test_a_dead_delivery_that_came_back_is_no_alert(hub: Any, org: Any, look: Look, wish: Any) -> None:

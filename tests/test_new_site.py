@@ -301,6 +301,17 @@ def test_a_name_in_other_letters_and_a_slug_of_its_own(clone: Clone) -> None:
     assert clone.run("ruff", "check", "--no-cache", "functions", "tests").returncode == 0
 
 
+def test_a_name_within_another_has_its_own_secret_in_hub_env(clone: Clone) -> None:
+    for name in ("Big Rob", "Rob"):
+        assert clone.new_site(NAME=name, URL="https://rob.example").returncode == 0
+
+    written = (clone.hub.state / "hub.env").read_text().splitlines()
+    assert [line.split("=")[0] for line in written if "ROB_WEBHOOK" in line] == [
+        "BIG_ROB_WEBHOOK_SECRET",
+        "ROB_WEBHOOK_SECRET",
+    ]
+
+
 def test_what_was_interrupted_is_finished_by_the_next_run(clone: Clone) -> None:
     site = {"NAME": "Half", "URL": "https://half.example"}
     assert clone.new_site(**site).returncode == 0

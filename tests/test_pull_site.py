@@ -21,7 +21,7 @@ from hubs import web
 from partner_sites import TOKEN, Partner, Reply, item, serving
 from scale import scaled
 
-from shared import partners
+from shared import outgoing, partners
 
 
 @dataclass
@@ -630,8 +630,12 @@ def test_a_stalling_partner_is_left_after_its_time(
     monkeypatch.setenv("PARTNERS_MAY_BE_LOCAL", "1")
     partner.replies.append(reply)
 
+    async def ask() -> None:
+        async with outgoing.Client() as client:
+            await partners.page(client, partner.url, TOKEN, {"limit": "1"})
+
     with pytest.raises(partners.PartnerFailed, match=r"no answer within 0\.3 s"):
-        asyncio.run(partners.page(partner.url, TOKEN, {"limit": "1"}))
+        asyncio.run(ask())
 
 
 def test_a_token_that_no_header_can_carry_is_told(source: Source) -> None:

@@ -63,6 +63,7 @@ def is_over(hub: Hub, replay: str) -> bool:
 def test_a_dry_run_counts_and_changes_nothing(broken: Hub) -> None:
     answer = broken.rpc("replay_events").json()
 
+    assert answer.pop("began")
     assert answer == {"matched": 12, "more": False, "dry_run": True, "mode": "live", "replay_ids": []}
     assert broken.rows("select distinct status::text from public.deliveries where mode = 'live'") == [
         ("dead",)
@@ -85,6 +86,23 @@ def test_a_dry_run_counts_and_changes_nothing(broken: Hub) -> None:
 )
 def test_a_filter_chooses(broken: Hub, filter: dict[str, Any], matched: int) -> None:
     assert broken.rpc("replay_events", filter=filter).json()["matched"] == matched
+
+
+def test_what_nobody_says_is_a_dry_run(broken: Hub) -> None:
+    answer = broken.rpc("replay_events", filter=None, mode=None, dry_run=None).json()
+
+    assert (answer["matched"], answer["dry_run"], answer["mode"]) == (12, True, "live")
+    assert broken.rows("select count(*) from public.deliveries where status = 'dead'") == [(12,)]
+
+
+def test_who_asks_again_is_given_what_was_not_replayed_yet(broken: Hub) -> None:
+    chosen = {"statuses": ["dead", "done"]}
+
+    first = broken.rpc("replay_events", filter=chosen | {"limit": 8}, dry_run=False).json()
+    assert broken.until(lambda: is_over(broken, first["replay_ids"][0]))
+    rest = broken.rpc("replay_events", filter=chosen | {"replayed_before": first["began"]}).json()
+
+    assert (first["matched"], rest["matched"]) == (8, 4)
 
 
 def test_a_filter_names_single_events(broken: Hub) -> None:
@@ -122,6 +140,11 @@ def test_a_filter_by_contact_means_those_merged_into_it_too(broken: Hub) -> None
         ({"version": 1}, 422, "version_in_live_mode"),
         ({"mode": "shadow"}, 422, "unknown_subscription"),
         ({"mode": "shadow", "subscription": "lead-qualifier", "version": 999}, 404, "unknown_version"),
+        (
+            {"mode": "shadow", "subscription": "lead-qualifier", "filter": {"replayed_before": "2026-01-01"}},
+            422,
+            "unknown_filter",
+        ),
         (
             {"mode": "shadow", "subscription": "lead-qualifier", "filter": {"statuses": ["done"]}},
             422,

@@ -53,6 +53,17 @@ def test_a_site_is_ok_once_something_came_and_its_static_secret_is_told(watched:
     assert "Nothing has come from it yet." in told["site", "akf"][1]
 
 
+def test_a_site_that_can_sign_in_by_nothing_is_told(watched: Hub) -> None:
+    ended = "update private.site_secrets set valid_to = %s from public.sites where sites.id = site_id and slug = 'cleanjet'"
+    watched.sql(ended + " and kind <> 'page'", "now")
+    watched.sql("update public.sites set allowed_origins = '{}' where slug = 'cleanjet'")
+
+    told = parts(watched)["site", "cleanjet"]
+    watched.sql(ended, None)
+
+    assert told == ("not configured", "It has no secret to sign in with.")
+
+
 def test_a_site_that_sends_what_nobody_knows_is_degraded_until_it_has_a_name(watched: Hub) -> None:
     watched.submit("akf", {"email": "jo@example.com", "kind": "garden.party"})
     state, reason = parts(watched)["site", "akf"]

@@ -1,7 +1,7 @@
 """Say whether the hub does its work: 200 when it does, 503 when something stands still.
 
-GET, for uptime checks and load balancers. Answers how long the oldest due delivery has waited and how
-long ago the sweep last ran: a process that answers is not yet a hub that works.
+GET, for uptime checks and load balancers. Answers how long the oldest due delivery has waited, how long ago the
+sweep last ran and when a monitor last looked: a process that answers is not yet a hub that works.
 """
 
 from typing import Any

@@ -32,7 +32,8 @@ def _order(kind: str, verbs: str, things: str, gap: int = 50) -> Pattern:
 
 def _stems(alternatives: str) -> tuple[str, ...]:
     """The plain beginnings of alternatives: where none of them stands, none of the pattern can."""
-    return tuple(re.match(r"[^\\\[(?*+.]*", each)[0].removesuffix("\b") for each in alternatives.split("|"))  # type: ignore[index]
+    plain = re.compile(r"(?:[^\\\[(?*+.](?![?*]))*")
+    return tuple(plain.match(each)[0] for each in alternatives.split("|"))  # type: ignore[index]
 
 
 def _any(kind: str, stems: str, *patterns: str) -> Pattern:

@@ -199,12 +199,7 @@ def two_sites(day: Day) -> None:
 
 def bad_hour(day: Day) -> None:
     """A version that cannot decide is published; what fails is kept, and put in line again when it is mended."""
-    [published] = day.hub.rows(
-        "agent_versions",
-        select="version,agents!inner(name)",
-        status="eq.published",
-        **{"agents.name": "eq.lead-qualifier"},
-    )
+    published = day.hub.published("lead-qualifier")
     [wish] = day.hub.rows("subscriptions", select="max_attempts", name="eq.lead-qualifier")
     failing = [day.form("prime", f"f{number}") for number in range(12)]
     try:
@@ -219,7 +214,7 @@ def bad_hour(day: Day) -> None:
             len(day.given_up(events)) == 12,
         )
     finally:
-        day.hub.call("publish_version", agent="lead-qualifier", version=published["version"])
+        day.hub.call("publish_version", agent="lead-qualifier", version=published)
         day.hub.change("subscriptions", wish, name="eq.lead-qualifier")
     day.hub.call("replay_events", filter={"event_ids": events}, subscription="lead-qualifier", dry_run=False)
     day.wait("the replay qualifies them", day.is_qualified)

@@ -10,7 +10,7 @@ import httpx
 
 
 class Refused(Exception):
-    """The hub said no, in its own words."""
+    """It cannot be done, in a sentence for whoever asked."""
 
 
 class Hub:
@@ -24,6 +24,18 @@ class Hub:
 
     def rows(self, table: str, **filters: str) -> Any:
         return self._answer(self._api.get(f"/rest/v1/{table}", params=filters))
+
+    def published(self, agent: str) -> int:
+        """The number of an agent's published version."""
+        rows = self.rows(
+            "agent_versions",
+            select="version,agents!inner(name)",
+            status="eq.published",
+            **{"agents.name": f"eq.{agent}"},
+        )
+        if not rows:
+            raise Refused(f"There is no agent {agent} with a published version.")
+        return int(rows[0]["version"])
 
     def change(self, table: str, changes: dict[str, Any], **filters: str) -> None:
         self._answer(

@@ -30,15 +30,16 @@ from deploy.bundle import ROOT
 from emulator.state import State, secret_name, write_private
 
 from operate import scaffold
-from operate.hub import read
-from operate.scaffold import TEST_EVENT, Refused, Site
+from operate.hub import Refused, read
+from operate.scaffold import TEST_EVENT, Site
 from operate.snippets import Connection
+from shared import standard_webhooks
 
 SERVED_WITHIN = 20.0
 
 
 @dataclass(frozen=True)
-class Hub:
+class Target:
     """The hub that the site is connected to; `state` when it runs on this machine."""
 
     database_url: str
@@ -47,7 +48,7 @@ class Hub:
     environment: Mapping[str, str]
 
     @classmethod
-    def found(cls, state: State, environment: Mapping[str, str]) -> "Hub":
+    def found(cls, state: State, environment: Mapping[str, str]) -> "Target":
         local = read(state.environment)
         database_url = environment.get("ADMIN_DATABASE_URL") or local.get("ADMIN_DATABASE_URL")
         if not database_url:
@@ -73,7 +74,7 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         site = Site.asked_for(os.environ)
-        connect(site, Hub.found(State(arguments.state.resolve()), os.environ))
+        connect(site, Target.found(State(arguments.state.resolve()), os.environ))
     except Refused as refusal:
         print(refusal, file=sys.stderr)
         return 2
@@ -83,7 +84,7 @@ def main() -> int:
     return 0
 
 
-def connect(site: Site, hub: Hub) -> None:
+def connect(site: Site, hub: Target) -> None:
     connection = Connection(hub.functions_url, site.slug, f"<{secret_name(site.slug)}>")
     print(f"\n  {site.name}: {connection.url}\n")
     with psycopg.connect(hub.database_url, autocommit=True, connect_timeout=10) as database:
@@ -145,11 +146,11 @@ def _organization(database: Database) -> str:
     return slugs[0]
 
 
-def add_secret(site: Site, hub: Hub, database: Database) -> tuple[str | None, str, bool]:
+def add_secret(site: Site, hub: Target, database: Database) -> tuple[str | None, str, bool]:
     """The secret, where it is kept, and whether it was given to the site now."""
     name = secret_name(site.slug)
     known = hub.known_secret(site)
-    if known is not None and not known.startswith("whsec_"):
+    if known is not None and not known.startswith(standard_webhooks.PREFIX):
         raise Refused(
             f"{name} signs nothing: a signing secret is whsec_… (private.new_site_secret makes one)."
         )
@@ -171,7 +172,7 @@ def add_secret(site: Site, hub: Hub, database: Database) -> tuple[str | None, st
 
 def _new_secret() -> str:
     """A Standard Webhooks secret. Its key is text, since n8n signs with nothing else."""
-    return "whsec_" + base64.b64encode(secrets.token_hex(24).encode()).decode()
+    return standard_webhooks.PREFIX + base64.b64encode(secrets.token_hex(24).encode()).decode()
 
 
 def _digests(site: Site, database: Database) -> set[bytes]:
@@ -183,14 +184,14 @@ def _digests(site: Site, database: Database) -> set[bytes]:
     return {digest for (digest,) in rows}
 
 
-def _keep_secret(hub: Hub, site: Site, secret: str, is_known: bool) -> str:
+def _keep_secret(hub: Target, site: Site, secret: str, is_known: bool) -> str:
     name = secret_name(site.slug)
     if hub.state is None:
         return name if is_known else f"{name}={secret} (keep it now: it is not shown again)"
     if not is_known:
         hub.state.add_site_secret(site.slug, secret)
-    written = hub.state.environment.read_text()
-    if f"{name}=" not in written:
+    if name not in read(hub.state.environment):
+        written = hub.state.environment.read_text()
         write_private(hub.state.environment, f"{written}{name}={shlex.quote(secret)}\n")
     return f"{name} in {hub.state.environment}"
 

@@ -1,8 +1,9 @@
 """Rehearse a version of an agent: let it and the published one decide about past events, and tell what differs.
 
-    python -m operate.rehearse --agent lead-qualifier --version 2 --since 7d --state .state
+    python -m operate.rehearse --agent lead-qualifier --version 1 --since 7d --state .state
 
-Nothing takes effect: both run in shadow over the same events, in their own deliveries.
+Nothing takes effect: both run in shadow over the same events, in their own deliveries. A model that is asked costs
+what it costs, and of the day's limits half at most.
 """
 
 import argparse
@@ -16,6 +17,8 @@ import httpx
 
 from operate.hub import Hub, Refused, settings
 
+# Seconds without any progress: a model may take its time, and live work goes before.
+PATIENCE = 60
 _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
@@ -31,24 +34,14 @@ def main() -> None:
 
 def rehearse(hub: Hub, agent: str, version: int, since: datetime) -> str:
     filter = {"since": since.isoformat()}
-    published = _published(hub, agent)
+    published = hub.published(agent)
+    if version == published:
+        raise Refused(f"Version {version} is the published one: there is nothing to compare it with.")
     subscription = _subscription(hub, agent)
-    for each in dict.fromkeys((published, version)):
+    for each in (published, version):
         _run(hub, subscription, each, filter)
     compared = hub.call("compare_versions", agent=agent, a=published, b=version, filter=filter)
     return "\n".join(_told(agent, compared))
-
-
-def _published(hub: Hub, agent: str) -> int:
-    rows = hub.rows(
-        "agent_versions",
-        select="version,agents!inner(name)",
-        status="eq.published",
-        **{"agents.name": f"eq.{agent}"},
-    )
-    if not rows:
-        raise Refused(f"There is no agent {agent} with a published version.")
-    return int(rows[0]["version"])
 
 
 def _subscription(hub: Hub, agent: str) -> str:
@@ -70,6 +63,7 @@ def _run(hub: Hub, subscription: str, version: int, filter: dict[str, str]) -> N
         dry_run=False,
     )
     for replay in asked["replay_ids"]:
+        ended, last_seen = -1, time.monotonic()
         while not (progress := hub.call("replay_progress", replay_id=replay))["is_over"]:
             print(
                 f"\rversion {version}: {progress['done']} of {progress['matched']}",
@@ -77,6 +71,13 @@ def _run(hub: Hub, subscription: str, version: int, filter: dict[str, str]) -> N
                 file=sys.stderr,
                 flush=True,
             )
+            if progress["done"] + progress["dead"] != ended:
+                ended, last_seen = progress["done"] + progress["dead"], time.monotonic()
+            elif time.monotonic() - last_seen > PATIENCE:
+                raise Refused(
+                    f"\n{subscription} takes nothing: is it, its agent or its organization paused?"
+                    " What waits is rehearsed when it runs again."
+                )
             time.sleep(0.2)
         print(f"\rversion {version}: {progress['done']} of {progress['matched']}", file=sys.stderr)
         for failed in progress["failed"]:

@@ -12,6 +12,8 @@ from urllib.parse import SplitResult, urlsplit
 
 from deploy.bundle import FUNCTIONS, ROOT
 
+from operate.hub import Refused
+
 SITES = ROOT / "supabase" / "sites"
 TESTS = ROOT / "tests"
 MANIFEST = FUNCTIONS / "manifest.toml"
@@ -70,10 +72,6 @@ def test_its_form_becomes_a_contact_a_lead_and_an_event_once(hub: Any, site: Sit
 def test_another_secret_is_refused(hub: Any) -> None:
     assert Site(hub, SITE, "standard", new_secret("standard")).post(FORM).status_code == 401
 '''
-
-
-class Refused(Exception):
-    """It cannot be done, in a sentence for whoever asked."""
 
 
 @dataclass(frozen=True)
