@@ -27,7 +27,7 @@ as $$
       when latest.at is null then 'Nothing has come from it yet.'
       else coalesce(silent.message, 'Its last submission came at ' || to_char(latest.at at time zone 'UTC', 'YYYY-MM-DD HH24:MI') || ' UTC.')
     end
-    || coalesce(' In the last day it sent what nobody knows, which is kept and starts nothing: ' || unknown.types || '. Name it in event_types, or as an alias there.', '')
+    || coalesce(' It sent kinds that nobody knows, which are kept and start nothing: ' || unknown.types || '. Say what one means: rpc/name_kind.', '')
     || case when ways.is_weak then ' It may sign in with a static secret, which is weak: make a signing one with private.new_site_secret.' else '' end
   from public.sites
   left join lateral (select private.last_arrival(sites, now()) as at) as latest on true
@@ -49,7 +49,6 @@ as $$
     from (
       select events.type from public.events
       where events.org_id = sites.org_id and events.unrecognised and events.site_id = sites.id
-        and events.id >= private.uuid_v7_floor(now() - interval '1 day')
       order by events.id desc limit 1000
     ) as latest_unknown
     -- Unless it has a name by now.

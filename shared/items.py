@@ -81,8 +81,8 @@ def _key(value: object, reading: Reading) -> str:
 def _kind(value: object) -> str | None:
     if value is None or value == "":
         return None
-    if isinstance(value, str) and submissions.KIND.fullmatch(value):
-        return value
+    if isinstance(value, str) and submissions.KIND.fullmatch(value.lower()):
+        return value.lower()
     raise Unprocessable.field("kind", "is not a name such as form.submitted")
 
 

@@ -121,7 +121,11 @@ class Submission(BaseModel):
         for fields in (form, enclosed) if isinstance(enclosed, dict) else (form,):
             for sent_as, value in fields.items():
                 name = cls._canonical.get(_plain(sent_as))
-                if name is not None and value is not None and value != "":
+                if (
+                    name is not None
+                    and value is not None
+                    and not (isinstance(value, str) and not value.strip())
+                ):
                     known.setdefault(name, value)
         honeypot = known.pop(_HONEYPOT, None)
         known["is_bot"] = isinstance(honeypot, str) and bool(honeypot.strip())
@@ -142,7 +146,7 @@ class Submission(BaseModel):
     @property
     def event(self) -> tuple[str, bool]:
         """What happened, as the form says it, and whether it is sure to mean that."""
-        kind, type_ = (value if value and KIND.fullmatch(value) else None for value in (self.kind, self.type))
+        kind, type_ = (_kind(self.kind), _kind(self.type))
         is_reachable = bool(self.email or self.phone)
         # A form may call something else its kind, as in "residential": then it is a form all the same.
         if kind:
@@ -159,6 +163,11 @@ class Submission(BaseModel):
     def reading(self) -> dict[str, Any] | None:
         """How the form is read, to be stored beside it; None when its own words say it."""
         return self.model_dump(exclude=_NOT_READ, exclude_none=True) if self.names else None
+
+
+def _kind(written: str | None) -> str | None:
+    kind = (written or "").lower()
+    return kind if KIND.fullmatch(kind) else None
 
 
 _NOT_READ = {"form", "is_bot", "kind", "type", "submission_id"}

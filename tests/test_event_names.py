@@ -179,9 +179,46 @@ def test_an_unknown_kind_is_stored_as_it_came_marked_and_visible(hub: Any, form:
         headers={"apikey": hub.env["SUPABASE_SECRET_KEY"]},
     ).json()
     said = form.get("kind") or form.get("event") or form["type"]
-    assert [(row["type"], row["data"], row["contact_id"]) for row in rest] == [(said, form, None)]
+    assert [(row["type"], row["data"], row["contact_id"]) for row in rest] == [
+        (said, form, answer.json()["contact_id"])
+    ]
+    assert (answer.json()["contact_id"] is not None) == ("@" in json.dumps(form))
     assert hub.rows("select count(*) from public.leads") == leads
     assert hub.rows("select count(*) from public.deliveries where event_id = %s", rest[0]["id"]) == [(0,)]
+
+
+def test_what_came_under_an_unknown_kind_is_worked_on_once_it_is_named(hub: Any) -> None:
+    kind = f"quote_{uuid.uuid4().hex[:8]}"
+    first = post(hub, event=kind.upper(), name="Jo Smith", email=somebody(), service="switchboard").json()
+
+    said = name_kind(hub, kind, "form.submitted")
+    again = name_kind(hub, kind, "form.submitted")
+
+    assert (said.json(), again.json()) == (1, 0), said.text
+    scored = "select score is not null from public.leads where contact_id = %s"
+    assert hub.until(lambda: hub.rows(scored, first["contact_id"]) == [(True,)])
+    assert hub.rows("select type, source from public.events where cause_id = %s", first["event_id"]) == [
+        ("form.submitted", "hub")
+    ]
+    later = post(hub, event=kind, email=somebody()).json()["event_id"]
+    assert event(hub, later) == ("form.submitted", False)
+
+
+@pytest.mark.parametrize(("kind", "means"), [("garden_party", "no.such"), ("two words", "form.submitted")])
+def test_a_kind_is_named_by_a_word_for_what_is_known(hub: Any, kind: str, means: str) -> None:
+    assert name_kind(hub, kind, means).status_code == 422
+
+
+def test_only_who_holds_the_secret_key_names_kinds(hub: Any) -> None:
+    assert hub.rpc("name_kind", "ADMIN", kind="party", means="form.submitted").status_code == 403
+
+
+def name_kind(hub: Any, kind: str, means: str) -> httpx.Response:
+    return web.post(
+        f"{hub.url}/rest/v1/rpc/name_kind",
+        json={"kind": kind, "means": means},
+        headers={"apikey": hub.env["SUPABASE_SECRET_KEY"]},
+    )
 
 
 def test_who_asks_for_an_unknown_kind_gets_it(hub: Any) -> None:
@@ -196,6 +233,7 @@ def test_who_asks_for_an_unknown_kind_gets_it(hub: Any) -> None:
     "form",
     [
         {"type": "House"},
+        {"event": "Residential"},
         {"type": "end_of_tenancy"},
         {"type": "email"},
         {"kind": "Two storeys"},

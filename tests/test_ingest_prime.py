@@ -398,3 +398,46 @@ def test_sql_sees_one_form_as_json(hub: Any, post: Any, form: dict[str, Any]) ->
         "select data ->> 'message' from public.events where id = %s", answer.json()["event_id"]
     )[0][0]
     assert stored == json.loads(answer.request.content)["message"]
+
+
+@pytest.mark.parametrize("sent_as", ["json", "data"])
+def test_an_id_without_a_letter_is_none(http: httpx.Client, hub: Any, sent_as: str) -> None:
+    secret = {"x-webhook-secret": hub.env["PRIME_WEBHOOK_SECRET"]}
+    forms = [
+        {"email": f"{uuid.uuid4().hex}@example.com", "submission_id": blank} for blank in (" ", "  ", "\t")
+    ]
+
+    answers = [http.post(PATH, headers=secret, **{sent_as: form}) for form in forms]
+
+    assert [answer.status_code for answer in answers] == [202] * 3
+    assert len({answer.json()["contact_id"] for answer in answers}) == 3
+
+
+def test_json_that_a_sender_calls_a_form_is_read_as_json(http: httpx.Client, hub: Any) -> None:
+    email = f"{uuid.uuid4().hex}@example.com"
+
+    answer = http.post(
+        PATH,
+        content=json.dumps({"email": email, "rooms": [1, 2]}),
+        headers={
+            "x-webhook-secret": hub.env["PRIME_WEBHOOK_SECRET"],
+            "content-type": "application/x-www-form-urlencoded",
+        },
+    )
+
+    assert answer.status_code == 202, answer.text
+    assert hub.rows("select data from public.events where id = %s", answer.json()["event_id"]) == [
+        ({"email": email, "rooms": [1, 2]},)
+    ]
+
+
+def test_a_body_of_very_many_entries_is_refused(http: httpx.Client, hub: Any) -> None:
+    names = ",".join(f'"{number}":1' for number in range(60_000))
+
+    answer = http.post(
+        PATH,
+        content="{" + names + ',"a":1,"a":1}',
+        headers={"x-webhook-secret": hub.env["PRIME_WEBHOOK_SECRET"], "content-type": "application/json"},
+    )
+
+    assert (answer.status_code, answer.json()["error"]["code"]) == (422, "too_many_entries")
