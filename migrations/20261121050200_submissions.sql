@@ -281,8 +281,8 @@ end;
 $$;
 comment on function private.recognise_events is 'Say what unknown events were, once their kind has a name: each causes one of that name, the oldest 5000 at once.';
 
--- Kinds are the hub's, not an organization's: whoever holds the secret key says what they mean.
-create function public.name_kind(kind text, means text)
+-- security definer: kinds are the hub's, not an organization's; whoever holds the secret key says what they mean.
+create function private.name_kind(kind text, means text)
 returns integer
 language plpgsql
 security definer
@@ -304,6 +304,15 @@ begin
   return private.recognise_events();
 end;
 $$;
+comment on function private.name_kind is 'Let a kind mean a known type of event.';
+grant execute on function private.name_kind to service_role;
+
+create function public.name_kind(kind text, means text)
+returns integer
+language sql
+set search_path = ''
+as $$
+  select private.name_kind(kind, means);
+$$;
 comment on function public.name_kind is 'Let a kind that sites send mean a known type of event, from now on and for what has come already. Answers how many that are.';
-revoke all on function public.name_kind from public;
 grant execute on function public.name_kind to service_role;

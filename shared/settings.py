@@ -42,10 +42,15 @@ class Supabase(Settings):
     publishable_key: Filled = Field(alias="SUPABASE_PUBLISHABLE_KEY")
 
 
-class Deployment(Settings):
-    """Which functions there are, with blanks between, and below which URL."""
+class Functions(Settings):
+    """Below which URL the functions are."""
 
     functions_url: Url = Field(alias="FUNCTIONS_URL")
+
+
+class Deployment(Functions):
+    """And which there are, with blanks between."""
+
     functions: Filled = Field(alias="HUB_FUNCTIONS")
 
 

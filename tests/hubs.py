@@ -178,7 +178,13 @@ def start_hub(state: Path, port: int = 0, root: Path = ROOT, **environment: str)
                 str(os.getpid()),
             ],
             cwd=root,
-            env={**inherited, "PYTHONPATH": f"{root / 'supabase'}:{root}", **environment},
+            # Who wants to see what nobody wakes is not to be helped by the clock outside of the database.
+            env={
+                **inherited,
+                "PYTHONPATH": f"{root / 'supabase'}:{root}",
+                "HEARTBEAT_SECONDS": "3600",
+                **environment,
+            },
             stdout=output,
             stderr=output,
         )

@@ -3,10 +3,11 @@
 import os
 import signal
 import uuid
+from pathlib import Path
 from typing import Any
 
 import pytest
-from hubs import web
+from hubs import running_hub, web
 
 UNFINISHED = "select count(*) from public.deliveries where status in ('pending', 'running', 'failed')"
 
@@ -121,13 +122,22 @@ def test_a_hundred_forms_are_a_hundred_actions(own_hub: Any) -> None:
     assert own_hub.rows(query) == [(100, 100)]
 
 
-def test_with_every_kick_lost_the_sweep_does_it_all(own_hub: Any) -> None:
+def test_while_pg_net_loses_every_request_the_sweep_does_it_all(prepared_state: Path) -> None:
+    with running_hub(prepared_state, HEARTBEAT_SECONDS="1") as hub:
+        hub.sql("select net.set_faults(lose => 1.0)")
+        for number in range(20):
+            submit(hub, message=f"form {number}")
+
+        assert hub.until(lambda: hub.rows("select count(*) from public.agent_actions") == [(20,)], 60)
+        assert hub.rows("select count(*) from net._http_response where status_code is not null") == [(0,)]
+
+
+def test_once_pg_net_sends_again_what_was_lost_is_done(own_hub: Any) -> None:
     own_hub.sql("select net.set_faults(lose => 1.0)")
     for number in range(20):
         submit(own_hub, message=f"form {number}")
     assert own_hub.rows("select count(*) from public.agent_actions") == [(0,)]
 
-    # The sweep's own kick is lost as well: only when pg_net works again can anything happen, and then all of it does.
     own_hub.sql("select net.set_faults(lose => 0.0)")
 
     assert own_hub.until(lambda: own_hub.rows("select count(*) from public.agent_actions") == [(20,)], 30)

@@ -56,6 +56,10 @@ Once, by hand:
     select vault.create_secret('…', 'hub_invoke_secret');  -- equal to HUB_INVOKE_SECRET
     select private.set_site_secret('<site>', '…');  -- for each site that has one; make new-site makes one that signs
 
+  A clock outside of the database, for when pg_net or pg_cron stands still:
+    gcloud scheduler jobs create http sweep --location {region} --schedule '* * * * *' --http-method POST \\
+      --uri {functions_url}/sweep --headers "apikey=$HUB_INVOKE_SECRET" --attempt-deadline 60s
+
   After each deployment, since pg_net hangs up after two seconds and a batch may take longer:
     gcloud run services update <function that the hub calls> --no-cpu-throttling
 """
@@ -112,7 +116,9 @@ def checklist(manifest: Manifest, environment: Mapping[str, str]) -> str:
     secrets = sorted({name for entry in manifest.values() for name in _secrets(entry, environment)})
     create = [f"    gcloud secrets create {name} --data-file=-" for name in secrets]
     return ONCE.format(
-        secrets="\n".join(create), functions_url=_completed(manifest, environment)["FUNCTIONS_URL"]
+        secrets="\n".join(create),
+        functions_url=_completed(manifest, environment)["FUNCTIONS_URL"],
+        region=_value("GCP_REGION", environment),
     )
 
 

@@ -1,6 +1,7 @@
-"""The database's workers in one process: pg_net sends what was queued, pg_cron runs what is due."""
+"""The workers in one process: pg_net sends what was queued, pg_cron runs what is due, a clock outside of both sweeps."""
 
 import asyncio
+import contextlib
 import logging
 import math
 import os
@@ -8,6 +9,7 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import httpx
 import psycopg
 import uvloop
 
@@ -27,6 +29,7 @@ async def work(state: State) -> None:
     async with asyncio.TaskGroup() as group:
         group.create_task(through_restarts(lambda: send_requests(url)))
         group.create_task(through_restarts(lambda: run_jobs(url)))
+        group.create_task(sweep())
 
 
 async def through_restarts(work: Callable[[], Awaitable[None]]) -> None:
@@ -54,6 +57,18 @@ async def run_jobs(url: str) -> None:
         asyncio.TaskGroup() as runs,
     ):
         await cron.Scheduler(records, url).run(bell, runs)
+
+
+async def sweep() -> None:
+    """As Cloud Scheduler does, only oftener: without any help of the database."""
+    seconds = float(os.environ.get("HEARTBEAT_SECONDS", "10"))
+    url, key = f"{os.environ['FUNCTIONS_URL']}/sweep", os.environ["HUB_INVOKE_SECRET"]
+    async with httpx.AsyncClient(headers={"apikey": key}, timeout=60, trust_env=False) as client:
+        while True:
+            await asyncio.sleep(seconds)
+            # The gateway may be starting again.
+            with contextlib.suppress(httpx.TransportError):
+                await client.post(url)
 
 
 async def connect(url: str, application: str) -> net.Connection:

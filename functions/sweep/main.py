@@ -1,0 +1,39 @@
+"""Wake what the database could not: called by a clock outside of it, once a minute.
+
+The database wakes functions itself, by pg_net when something happens and by its sweep every five seconds. Should pg_net
+or pg_cron stand still, this still finds each target whose deliveries have been due for ten seconds, and calls it as they
+would. In production the clock is Cloud Scheduler; the local stack has one.
+"""
+
+import asyncio
+from typing import Any
+
+import orjson
+
+from shared import auth, db, log, outgoing, settings
+from shared.endpoint import endpoint
+
+# A target drains what waits for it before it answers.
+SECONDS = 50.0
+
+
+@endpoint(caller=auth.hub, needs=(settings.Database, settings.Functions))
+async def sweep(_caller: None) -> dict[str, Any]:
+    targets: list[str] = await db.call("overdue_targets")
+    async with outgoing.Client() as client:
+        answered = await asyncio.gather(*(_wake(client, target) for target in targets))
+    return {"overdue": len(targets), "woken": sum(answered)}
+
+
+async def _wake(client: outgoing.Client, target: str) -> bool:
+    base = settings.load(settings.Functions).functions_url.rstrip("/")
+    headers = {
+        "apikey": settings.load(settings.Hub).invoke_secret.split(",")[0].strip(),
+        "content-type": "application/json",
+    }
+    try:
+        answer = await client.post(f"{base}/{target}", orjson.dumps({"target": target}), headers, SECONDS)
+    except (outgoing.Unreachable, outgoing.Forbidden) as error:
+        log.line("not_woken", target=target, error=str(error))
+        return False
+    return answer.status == 200
