@@ -375,8 +375,8 @@ def test_members_see_the_ways_in_of_their_own_sites_alone(
 
 def test_the_services_role_executes_hub_functions_and_reads_no_table(hub: Any) -> None:
     readable = hub.rows(
-        "select relname from pg_class join pg_namespace on pg_namespace.oid = relnamespace"
-        " where relkind in ('r', 'p', 'v', 'm', 'S') and nspname in ('public', 'hub', 'private', 'auth', 'vault', 'cron')"
+        "select nspname || '.' || relname from pg_class join pg_namespace on pg_namespace.oid = relnamespace"
+        " where relkind in ('r', 'p', 'v', 'm', 'S') and nspname not like 'pg\\_%%' and nspname <> 'information_schema'"
         " and has_schema_privilege('hub_service', nspname, 'usage')"
         " and has_table_privilege('hub_service', pg_class.oid, 'select, insert, update, delete, truncate, references, trigger')"
     )
@@ -388,7 +388,17 @@ def test_the_services_role_executes_hub_functions_and_reads_no_table(hub: Any) -
         "select proname from pg_proc where pronamespace = 'hub'::regnamespace and not has_function_privilege('hub_service', oid, 'execute')"
     )
 
-    assert (readable, callable_elsewhere, doors) == ([], [], [])
+    # The platform's own, and nobody below its superuser can take them back: what they show of ours opens nothing more
+    # than this role may do already.
+    of_the_platform = {
+        "net.http_request_queue",
+        "net._http_response",
+        "net.http_request_queue_id_seq",
+        "extensions.pg_stat_statements",
+        "extensions.pg_stat_statements_info",
+    }
+    assert {name for (name,) in readable} <= of_the_platform
+    assert (callable_elsewhere, doors) == ([], [])
 
 
 def test_api_roles_hold_no_rights_that_policies_do_not_limit(hub: Any) -> None:
