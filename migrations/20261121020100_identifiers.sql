@@ -90,12 +90,12 @@ alter table public.contact_identifiers
   add column suggestion text generated always as (case when kind = 'email' then private.email_suggestion(value) end) stored,
   add column home_id uuid,
   add column event_id uuid,
-  drop constraint contact_identifiers_once,
-  add constraint contact_identifiers_home foreign key (org_id, home_id) references public.contacts (org_id, id) on delete cascade;
+  drop constraint contact_identifiers_once;
 comment on column public.contact_identifiers.value is 'As it was given: what we write to.';
 comment on column public.contact_identifiers.match_key is 'By what it matches: jo.smith+prime@gmail.com and josmith@gmail.com have one key.';
 comment on column public.contact_identifiers.suggestion is 'What was probably meant, when the domain looks mistyped. Nothing is written to it.';
-comment on column public.contact_identifiers.home_id is 'Set while it is with another contact because of a merge: whose it is by itself.';
+comment on column public.contact_identifiers.home_id is
+  'Set while it is with another contact because of a merge: whose it is by itself. No foreign key: a second one would make contacts(name) ambiguous over REST.';
 comment on column public.contact_identifiers.event_id is 'The event that first gave it. No foreign key: partitions of events are archived one by one.';
 
 -- Before the key, two spellings of one mailbox were two contacts: the older keeps it, a person decides about the others.
@@ -138,10 +138,10 @@ comment on column public.merge_candidates.decision is 'What a person decided; ke
 alter table public.leads
   add column home_id uuid,
   add column folded_into uuid,
-  add constraint leads_home foreign key (org_id, home_id) references public.contacts (org_id, id),
   add constraint leads_folded_into foreign key (org_id, folded_into) references public.leads (org_id, id),
   add constraint leads_not_into_itself check (folded_into <> id);
-comment on column public.leads.home_id is 'Set while it is with another contact because of a merge: whose it is by itself.';
+comment on column public.leads.home_id is
+  'Set while it is with another contact because of a merge: whose it is by itself. No foreign key, as in contact_identifiers.';
 comment on column public.leads.folded_into is 'Set while the same person''s other lead at this site stands for it because of a merge.';
 drop index public.leads_one_open;
 create unique index leads_one_open on public.leads (org_id, contact_id, site_id) where stage not in ('won', 'lost') and folded_into is null;

@@ -133,6 +133,24 @@ def test_the_same_person_at_three_sites_is_one_contact_with_three_leads(hub: Any
     ) == [(["akf", "cleanjet", "prime"],)]
 
 
+@pytest.mark.parametrize(
+    ("table", "select"),
+    [
+        ("leads", "id,contacts(name)"),
+        ("leads", "id,sites(slug)"),
+        ("contacts", "id,leads(score)"),
+        ("contacts", "contact_identifiers(value)"),
+        ("contacts", "events(type),contact_facts(key)"),
+        ("events", "type,contacts(name),sites(slug)"),
+        ("agent_actions", "decision,agents(name),agent_versions(version),contacts(name),leads(score)"),
+        ("deliveries", "status,subscriptions(name,agents(name))"),
+        ("alerts", "kind,sites(slug)"),
+    ],
+)
+def test_what_belongs_together_is_read_together_without_a_hint(rest: Any, table: str, select: str) -> None:
+    rest(table, select=select, limit=1)
+
+
 def test_one_address_at_two_sites_is_one_cross_sell_naming_both(hub: Any, rest: Any) -> None:
     email = f"{uuid.uuid4().hex}@example.com"
     for site in ("prime", "prime", "akf", "akf"):

@@ -483,7 +483,7 @@ def test_every_column_that_holds_a_contact_says_what_a_merge_does_with_it(hub: A
         " where contype = 'f' and confrelid = 'public.contacts'::regclass and attname <> 'org_id' and conparentid = 0"
         " union select 'public.' || table_name, column_name from information_schema.columns"
         " join information_schema.tables using (table_schema, table_name)"
-        " where table_schema = 'public' and table_type = 'BASE TABLE' and (column_name ~ '(^|_)contact_id$' or column_name = 'subject_id')"
+        " where table_schema = 'public' and table_type = 'BASE TABLE' and (column_name ~ '(^|_)contact_id$' or column_name in ('subject_id', 'home_id'))"
     )
     declared = hub.rows("select 'public.' || table_name, column_name from private.contact_references")
     # What an event is about is often no contact; when it is, the event is a contact's too.
