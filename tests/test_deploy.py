@@ -167,6 +167,13 @@ def test_the_password_is_on_no_command_line_and_in_no_output(deploy: Deploy, cal
     )
 
 
+def test_the_services_password_is_set_without_a_statement_that_holds_it(deploy: Deploy) -> None:
+    printed = deploy("--dry-run").stdout
+
+    assert "\\password hub_service" in printed
+    assert not re.search(r"alter role .* password", printed)
+
+
 @pytest.mark.parametrize(("fails", "reached"), [("push", 1), ("ingest-prime", 2)])
 def test_the_first_failure_ends_it(deploy: Deploy, calls: Any, fails: str, reached: int) -> None:
     done = deploy(FAILS=fails)

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import psycopg
 import pytest
 from databases import Database, Server, running_postgres
 from emulator.postgres import Postgres, PostgresUnavailable, free_port, remove, unprivileged_account
@@ -98,6 +99,21 @@ def test_a_shell_can_source_it(hub: Hub) -> None:
     )
 
     assert sourced.stdout == hub.env["ADMIN_DATABASE_URL"]
+
+
+def test_no_text_of_a_statement_holds_a_secret(own_hub: Hub) -> None:
+    keys = State(own_hub.state).keys
+    secrets = {
+        *(keys.secret_key, keys.hub_invoke_secret, keys.vault_key, keys.signing_key["d"]),
+        *(*keys.site_secrets.values(), *keys.role_passwords.values(), *keys.passwords.values()),
+    }
+
+    with psycopg.connect(State(own_hub.state).database_url("supabase_admin")) as superuser:
+        rows = superuser.execute("select query from extensions.pg_stat_statements").fetchall()
+    texts = [text for (text,) in rows]
+
+    assert len([text for text in texts if "SCRAM-SHA-256$" in text]) == len(keys.role_passwords) - 1
+    assert [text for text in texts if any(secret in text for secret in secrets)] == []
 
 
 def test_it_listens_on_loopback_only(hub: Hub) -> None:

@@ -50,8 +50,9 @@ Once, by hand:
   Secret Manager, readable by the functions' service account:
 {secrets}
 
-  SQL, as postgres:
-    alter role hub_service password '…';  -- DATABASE_URL: postgresql://hub_service.<ref>:…@<pooler host>:6543/postgres
+  psql, as postgres:
+    \\password hub_service
+    -- DATABASE_URL: postgresql://hub_service.<ref>:…@<pooler host>:6543/postgres
     select vault.create_secret('{functions_url}', 'functions_url');
     select vault.create_secret('…', 'hub_invoke_secret');  -- equal to HUB_INVOKE_SECRET
     select private.set_site_secret('<site>', '…');  -- for each site that has one; make new-site makes one that signs

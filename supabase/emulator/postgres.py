@@ -21,7 +21,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import psycopg
 from psycopg import sql
@@ -158,7 +158,7 @@ class Postgres:
                 return
             connection.execute((HERE / "bootstrap.sql").read_bytes())
             for role in ("postgres", "authenticator", "supabase_auth_admin"):
-                set_password(connection, role, self.state.keys.role_passwords[role])
+                connection.execute(new_password(connection, role, self.state.keys.role_passwords[role]))
 
     def sync(self) -> subprocess.Popen[bytes]:
         """initdb left its files to the page cache; when this has ended they are on the disk."""
@@ -305,10 +305,12 @@ UNSAFE_SETTINGS = """
 """
 
 
-def set_password(connection: psycopg.Connection, role: str, password: str) -> None:
-    connection.execute(
-        sql.SQL("alter role {} password {}").format(sql.Identifier(role), sql.Literal(password))
-    )
+def new_password(
+    connection: psycopg.Connection | psycopg.AsyncConnection[Any], role: str, password: str
+) -> sql.Composed:
+    """The statement that sets it, without the password: pg_stat_statements and logs keep the text."""
+    verifier = connection.pgconn.encrypt_password(password.encode(), role.encode(), b"scram-sha-256")
+    return sql.SQL("alter role {} password {}").format(sql.Identifier(role), sql.Literal(verifier.decode()))
 
 
 def binaries(account: Account | None) -> Path:

@@ -10,10 +10,10 @@ import sys
 from pathlib import Path
 
 import psycopg
-from psycopg import sql
 
 from emulator.auth.people import seed_user
 from emulator.migrations import PEOPLE
+from emulator.postgres import new_password
 from emulator.state import State, email
 
 ORGANIZATION = "trades"
@@ -31,8 +31,8 @@ async def seed(state: State) -> None:
             await connection.execute("select private.add_member(%s, %s, %s)", [ORGANIZATION, user_id, person])
         for site, secret in keys.site_secrets.items():
             await connection.execute("select private.set_site_secret(%s, %s)", [site, secret])
-        password = sql.Literal(keys.role_passwords["hub_service"])
-        await connection.execute(sql.SQL("alter role hub_service password {}").format(password))
+        password = keys.role_passwords["hub_service"]
+        await connection.execute(new_password(connection, "hub_service", password))
         await connection.execute(
             "insert into supabase_migrations.seed_files (path, hash) values (%s, '')", [PEOPLE]
         )
