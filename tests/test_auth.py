@@ -345,6 +345,35 @@ def test_what_a_person_says_about_themselves_is_merged(client: Any, person: Pers
     assert changed.user_metadata == {"email_verified": True, "language": "en"}
 
 
+@pytest.mark.parametrize("number", ["1e999", "-1e999", "NaN", "Infinity", "9" * 5000])
+def test_a_number_that_nothing_can_hold_is_the_senders_fault(
+    api: httpx.Client, client: Any, person: Person, number: str
+) -> None:
+    token = sign_in(client(), person).access_token
+
+    answer = api.put(
+        "/user", content=f'{{"data": {{"x": {number}}}}}', headers={"Authorization": f"Bearer {token}"}
+    )
+
+    assert (answer.status_code, answer.json()["error_code"]) == (400, "bad_json")
+
+
+@pytest.mark.parametrize("letter", ["x", "é", "\U0001f600"])
+def test_nobody_says_so_much_about_themselves_that_their_token_fits_nowhere(
+    api: httpx.Client, client: Any, person: Person, letter: str
+) -> None:
+    token = sign_in(client(), person).access_token
+    piece = letter * 300
+    answers = [
+        api.put("/user", json={"data": {str(n): piece}}, headers={"Authorization": f"Bearer {token}"})
+        for n in range(14)
+    ]
+
+    assert answers[0].status_code == 200
+    assert (answers[-1].status_code, answers[-1].json()["error_code"]) == (422, "validation_failed")
+    assert is_signed_in(client(), sign_in(client(), person))
+
+
 def test_errors_have_the_shape_of_the_version_that_was_asked_for(api: httpx.Client) -> None:
     wrong = {"email": "nobody@example.com", "password": "wrong"}
 

@@ -1,5 +1,6 @@
 """The endpoints of /auth/v1."""
 
+import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -20,6 +21,8 @@ from emulator.auth.people import Connection, User
 from emulator.tokens import LIFETIME_SECONDS, Claims, Refused, Tokens, bearer_token
 
 SHORTEST_PASSWORD = 6
+# Every token holds it, and whose token is longer than LONGEST_TOKEN is locked out.
+MOST_METADATA = 4_000
 METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 
 
@@ -37,7 +40,8 @@ def create_app(database_url: str, tokens: Tokens) -> Starlette:
             Route("/{feature:path}", auth.something_else, methods=METHODS),
         ],
         exception_handlers=dict.fromkeys(
-            (AuthError, Refused, psycopg.OperationalError, PoolTimeout, HTTPException), _refusal
+            (AuthError, Refused, psycopg.OperationalError, psycopg.DataError, PoolTimeout, HTTPException),
+            _refusal,
         ),
         lifespan=auth.lifespan,
     )
@@ -177,8 +181,10 @@ class Auth:
             if password_hash:
                 await sessions.end(connection, "others", user["id"], claims["session_id"])
             changed = await people.change(connection, user["id"], password_hash, change.data)
-        if changed is None:
-            raise AuthError(403, "user_not_found", "User from sub claim in JWT does not exist")
+            if changed is None:
+                raise AuthError(403, "user_not_found", "User from sub claim in JWT does not exist")
+            if change.data:
+                _refuse_large(changed["raw_user_meta_data"])
         return changed
 
     async def logout(self, request: Request) -> Response:
@@ -221,6 +227,13 @@ async def _signed_in_user(connection: Connection, claims: Claims) -> User:
     return user
 
 
+def _refuse_large(metadata: dict[str, Any]) -> None:
+    if len(json.dumps(metadata)) > MOST_METADATA:
+        raise AuthError(
+            422, "validation_failed", f"User metadata cannot be longer than {MOST_METADATA} bytes"
+        )
+
+
 async def _refuse_weak(password: str, user: User) -> None:
     if len(password) < SHORTEST_PASSWORD:
         message = f"Password should be at least {SHORTEST_PASSWORD} characters."
@@ -242,6 +255,8 @@ async def _refusal(request: Request, error: Exception) -> Response:
             refusal, headers = AuthError(error.status, error.code, error.message), error.headers
         case HTTPException():
             refusal = AuthError(error.status_code, "not_served", error.detail)
+        case psycopg.DataError():
+            refusal = AuthError(400, "validation_failed", "The database cannot hold what was sent")
         case _:
             refusal = AuthError(503, "database_unavailable", "The database does not answer")
             headers = {"Retry-After": "1"}

@@ -1,5 +1,6 @@
 """What clients send to Auth; fields that nobody here reads are left alone."""
 
+import json
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -29,8 +30,10 @@ async def read[Model: BaseModel](request: Request, model: type[Model]) -> Model:
     text = await request.body()
     try:
         body = model.model_validate_json(text or b"{}")
-    except ValidationError as error:
+        # Not every number that Python reads is one of JSON's.
+        written = json.dumps(body.model_dump(), allow_nan=False)
+    except (ValidationError, ValueError) as error:
         raise AuthError(400, "bad_json", "Could not parse request body as JSON") from error
-    if "\\u0000" in body.model_dump_json():
+    if "\\u0000" in written:
         raise AuthError(400, "validation_failed", "A text holds a NUL character")
     return body
