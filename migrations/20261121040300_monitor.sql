@@ -20,6 +20,9 @@ insert into public.event_types (name, description, schema, sample) values
 -- squawk-ignore require-concurrent-index-creation
 create index delivery_attempts_failed_idx on public.delivery_attempts (org_id, id) where outcome in ('retry', 'dead', 'lapsed');
 
+-- squawk-ignore require-concurrent-index-creation
+create index deliveries_dead_idx on public.deliveries (id) where status = 'dead' and mode = 'live';
+
 create type private.finding as (
   subject  text,
   severity public.alert_severity,
@@ -496,6 +499,7 @@ declare
   waited interval;
   swept interval;
   monitored interval;
+  dead integer;
 begin
   select now() - min(oldest.run_at) into waited
   from private.willing_subscriptions as willing
@@ -523,12 +527,18 @@ begin
 
   monitored := now() - private.last_monitored();
 
+  -- For information: what is dead waits for a person, and the hub works all the same. Anybody may ask: no more is counted.
+  select count(*) into dead
+  from (select from public.deliveries where deliveries.status = 'dead' and deliveries.mode = 'live' limit 1000) as given_up;
+
   return jsonb_build_object(
     'ready', coalesce(waited, '0') < interval '1 minute' and coalesce(swept, 'infinity') < interval '1 minute'
              and coalesce(monitored, '0') < interval '35 minutes',
     'oldest_due_seconds', coalesce(extract(epoch from waited)::integer, 0),
     'swept_seconds_ago', extract(epoch from swept)::integer,
-    'monitored_seconds_ago', extract(epoch from monitored)::integer);
+    'monitored_seconds_ago', extract(epoch from monitored)::integer,
+    'dead', dead);
 end;
 $$;
-comment on function hub.readiness is 'How long the oldest due delivery has waited, and when the sweep and a monitor last ran.';
+comment on function hub.readiness is
+  'How long the oldest due delivery has waited, when the sweep and a monitor last ran, and how many deliveries are dead, up to 1000.';

@@ -37,3 +37,33 @@ def test_a_clock_that_stands_still_makes_it_unready(own_hub: Any) -> None:
     answer = ready(own_hub)
 
     assert (answer.status_code, answer.json()["swept_seconds_ago"]) == (503, None)
+
+
+def test_what_was_given_up_is_counted_and_leaves_it_ready(own_hub: Any) -> None:
+    assert own_hub.until(lambda: ready(own_hub).status_code == 200)
+    before = ready(own_hub).json()["dead"]
+    own_hub.sql(
+        "insert into public.deliveries (org_id, event_id, subscription_id, mode, status)"
+        " select org_id, gen_random_uuid(), id, mode::public.delivery_mode, 'dead' from public.subscriptions,"
+        " unnest(array['live', 'live', 'shadow']) as mode where name = 'data-monitor' and org_id ="
+        " (select id from public.organizations where slug = 'trades')"
+    )
+
+    answer = ready(own_hub)
+
+    assert (answer.status_code, answer.json()["dead"]) == (200, before + 2)
+
+
+def test_the_count_is_found_by_its_index_and_ends_at_a_thousand(own_hub: Any) -> None:
+    own_hub.sql(
+        "insert into public.deliveries (org_id, event_id, subscription_id, status)"
+        " select org_id, gen_random_uuid(), id, case when n <= 1100 then 'dead' else 'failed' end::public.delivery_status"
+        " from public.subscriptions, generate_series(1, 20000) as n where name = 'data-monitor' and org_id ="
+        " (select id from public.organizations where slug = 'trades')"
+    )
+    own_hub.sql("update public.subscriptions set paused = true")
+    used = "select idx_scan from pg_stat_user_indexes where indexrelname = 'deliveries_dead_idx'"
+    before = own_hub.rows(used)
+
+    assert ready(own_hub).json()["dead"] == 1000
+    assert own_hub.until(lambda: own_hub.rows(used) > before)
