@@ -16,7 +16,7 @@ from functions_framework.exceptions import MissingTargetException
 from hubs import web
 from serving import served
 
-from shared import endpoint, settings
+from shared import endpoint, requests, settings
 from shared.settings import BadSetting
 
 ROOT = Path(__file__).parents[1]
@@ -309,6 +309,41 @@ def test_a_client_that_leaves_in_the_middle_harms_nobody(url: str, http: httpx.C
             )
 
     assert http.post("/", json={}).status_code == 201
+
+
+@pytest.mark.parametrize("sent", [b"", b"{"], ids=["no body", "half a body"])
+def test_a_body_that_does_not_arrive_is_not_waited_for_without_end(
+    url: str, http: httpx.Client, monkeypatch: pytest.MonkeyPatch, sent: bytes
+) -> None:
+    monkeypatch.setattr(requests, "READ_TIMEOUT", 0.2)
+    host, port = url.removeprefix("http://").split(":")
+    with contextlib.closing(socket.create_connection((host, int(port)), timeout=5)) as connection:
+        connection.sendall(
+            b"POST / HTTP/1.1\r\nhost: x\r\napikey: first-secret\r\n"
+            b"content-type: application/json\r\ncontent-length: 50\r\n\r\n" + sent
+        )
+        answer = connection.recv(10_000)
+
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b'"body_timeout"' in answer
+    assert http.post("/", json={}).status_code == 201
+
+
+def test_a_body_that_comes_late_is_read_to_its_end(url: str) -> None:
+    host, port = url.removeprefix("http://").split(":")
+    with contextlib.closing(socket.create_connection((host, int(port)), timeout=5)) as connection:
+        for piece in (
+            b"POST / HTTP/1.1\r\nhost: x\r\napikey: first-secret\r\ncontent-type: application/json\r\n",
+            b"expect: 100-continue\r\ncontent-length: 15\r\n\r\n",
+        ):
+            connection.sendall(piece)
+        # The function has begun to wait when it asks for the body.
+        assert connection.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.sendall(b'{"text":')
+        connection.sendall(b'"late"}')
+        answer = connection.recv(10_000)
+
+    assert answer.startswith(b"HTTP/1.1 201 ")
 
 
 @pytest.mark.parametrize("value", [None, "", "   "])
