@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from shared import db, proofs, refusals, settings, sites
-from shared.errors import TooManyRequests, Unauthorized
+from shared.errors import TooManyRequests, Unauthorized, Unprocessable
 from shared.requests import Request
 
 
@@ -30,7 +30,7 @@ class _Visitor:
     needs = (settings.Database, settings.Front)
 
     async def __call__(self, request: Request) -> Page:
-        slug, origin = request.query("site"), request.credential(b"origin").decode("latin-1")
+        slug, origin = _slug(request), request.credential(b"origin").decode("latin-1")
         known = await sites.look_up(slug)
         if origin not in known.allowed_origins:
             known = await sites.look_up(slug, sites.LOOK_AGAIN_AFTER)
@@ -44,7 +44,14 @@ class _Visitor:
         return Page(signing[1], signing[0], origin, sites.client_address(request))
 
     async def allowed_origins(self, request: Request) -> Collection[str]:
-        return (await sites.look_up(request.query("site"))).allowed_origins
+        return (await sites.look_up(_slug(request))).allowed_origins
+
+
+def _slug(request: Request) -> str:
+    name = request.query("site")
+    if not sites.is_slug(name):
+        raise Unprocessable.field("site", "The URL names a site by its slug, once.")
+    return name
 
 
 visitor = _Visitor()

@@ -6,6 +6,7 @@ that uses it, so a revoked one is refused at once all the same.
 """
 
 import asyncio
+import re
 import time
 from collections.abc import Collection
 from dataclasses import dataclass, replace
@@ -19,7 +20,9 @@ from shared.requests import Request
 FRESH_FOR = 30.0
 # How often a wrong secret may make us look for a new one.
 LOOK_AGAIN_AFTER = 1.0
-MOST_KNOWN = 1_000
+# The names that are no sites' are kept apart: however many somebody asks for, those of sites stay.
+MOST_UNKNOWN = 1_000
+_SLUG = re.compile(r"[a-z][a-z0-9-]{1,62}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +89,11 @@ class sender:
         return (await look_up(self._slug)).allowed_origins
 
 
+def is_slug(name: str) -> bool:
+    """Whether a site could be called that: the form is sites_slug_form's."""
+    return _SLUG.fullmatch(name) is not None
+
+
 def client_address(request: Request) -> str:
     return request.address(settings.load(settings.Front).proxies)
 
@@ -96,12 +104,13 @@ def forget(slug: str) -> None:
 
 
 _cache: dict[str, Known] = {}
+_unknown: dict[str, Known] = {}
 _lookups: dict[str, asyncio.Task[Known]] = {}
 
 
 async def look_up(slug: str, max_age: float = FRESH_FOR) -> Known:
     """What is known of a site."""
-    known = _cache.get(slug)
+    known = _cache.get(slug) or _unknown.get(slug)
     if known is not None and time.monotonic() - known.looked_up < max_age:
         return known
     # One look-up serves all who wait; a client that leaves must not take it from the others.
@@ -113,14 +122,18 @@ async def look_up(slug: str, max_age: float = FRESH_FOR) -> Known:
 
 
 async def _look_up(slug: str) -> Known:
-    row = await db.call("site", slug=slug) or {"secrets": (), "allowed_origins": ()}
+    row = await db.call("site", slug=slug)
+    if row is None:
+        _cache.pop(slug, None)
+        if len(_unknown) >= MOST_UNKNOWN:
+            _unknown.clear()
+        nothing = _unknown[slug] = Known((), frozenset(), time.monotonic())
+        return nothing
     origins = frozenset(row["allowed_origins"])
     # What signs and has no key is one that the vault cannot read: nothing can be checked by it.
     usable = (it for it in row["secrets"] if it["key"] or it["kind"] == proofs.STATIC)
     secrets = tuple(_secret(row, secret, origins) for secret in usable)
-    if len(_cache) >= MOST_KNOWN:
-        # Somebody asks for names that are no sites.
-        _cache.clear()
+    _unknown.pop(slug, None)
     known = _cache[slug] = Known(secrets, origins, time.monotonic())
     return known
 

@@ -17,6 +17,7 @@ def environment(hub: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("DATABASE_URL", "SUPABASE_URL", "SUPABASE_PUBLISHABLE_KEY", "TRUSTED_PROXIES"):
         monkeypatch.setenv(name, hub.env[name])
     sites._cache.clear()
+    sites._unknown.clear()
 
 
 def shown(caller: Any, **headers: str | bytes) -> Any:
@@ -83,6 +84,50 @@ def test_a_new_secret_is_found_and_wrong_ones_cannot_hammer_the_database(
             shown(caller, x_webhook_secret="wrong")
 
     assert lookups.count("site") == 2
+
+
+def test_names_that_are_no_sites_do_not_push_out_those_that_are(
+    hub: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sites, "MOST_UNKNOWN", 5)
+
+    async def look_up_all() -> sites.Known:
+        prime = await sites.look_up("prime")
+        for n in range(12):
+            assert (await sites.look_up(f"nowhere-{n}")).secrets == ()
+        assert await sites.look_up("prime") is prime
+        return prime
+
+    assert asyncio.run(closing(look_up_all())).secrets
+    assert len(sites._unknown) <= 5
+
+
+def test_the_form_of_a_slug_is_the_databases(hub: Any) -> None:
+    [(rule,)] = hub.rows(
+        "select pg_get_constraintdef(oid) from pg_constraint where conname = 'sites_slug_form'"
+    )
+
+    assert f"'^{sites._SLUG.pattern}$'" in rule
+
+
+def test_a_site_is_known_from_when_there_is_one(hub: Any) -> None:
+    slug = f"site-{uuid.uuid4().hex[:12]}"
+
+    async def look_up_twice() -> list[sites.Known]:
+        before = await sites.look_up(slug, 0)
+        hub.sql(
+            "insert into public.sites (org_id, number, slug, name, url)"
+            " select org_id, max(number) + 1, %s, 'New', 'https://new.example' from public.sites group by org_id"
+            " order by org_id limit 1",
+            slug,
+        )
+        return [before, await sites.look_up(slug, 0), await sites.look_up(slug)]
+
+    before, *after = asyncio.run(closing(look_up_twice()))
+
+    assert before.secrets == ()
+    assert after[0].secrets
+    assert after[1] is after[0]
 
 
 def test_a_person_is_known_by_their_token_with_their_organizations(hub: Any) -> None:

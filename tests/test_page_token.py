@@ -48,13 +48,23 @@ def test_a_page_asks_for_a_token_and_posts_with_it(hub: Any, page: Site) -> None
 
 @pytest.mark.parametrize(
     ("site", "origin"),
-    [("prime", ELSEWHERE), ("prime", None), ("prime", "null"), ("nowhere", ELSEWHERE), ("", ELSEWHERE)],
+    [("prime", ELSEWHERE), ("prime", None), ("prime", "null"), ("nowhere", ELSEWHERE)],
 )
 def test_no_token_is_given_to_another_origin_or_for_no_site(hub: Any, site: str, origin: str | None) -> None:
     answer = ask(hub, site, origin)
 
     assert (answer.status_code, answer.json()["error"]["code"]) == (401, "unauthorized")
     assert "access-control-allow-origin" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    "site", ["", "\0", "prime\0", "Prime", "p", "prime\n", "'", "é" * 9, "a" * 64, "x" * 9_000]
+)
+def test_what_no_site_can_be_called_is_refused_by_name(hub: Any, site: str) -> None:
+    answer = ask(hub, site, ELSEWHERE)
+
+    assert answer.status_code == 422
+    assert [detail["field"] for detail in answer.json()["error"]["details"]] == ["site"]
 
 
 def test_a_site_that_lists_no_origin_gives_no_token(own_hub: Any) -> None:
