@@ -2,7 +2,7 @@
 
 import asyncio
 import ipaddress
-from collections.abc import Awaitable, Callable, Collection, Generator, MutableMapping
+from collections.abc import Awaitable, Callable, Collection, MutableMapping
 from typing import Any, Protocol
 from urllib.parse import parse_qs
 
@@ -90,30 +90,21 @@ class Request:
         declared = self.header(b"content-length")
         if declared is not None and int(declared) > self._limit:
             raise self._too_large()
-        # A timeout costs more than all the rest here, and nearly every form is there in one piece.
-        first = _Begun(self._receive())
-        if first.result is not None and not first.result.get("more_body"):
-            return self._limited(_chunk(first.result))
+        chunks: list[bytes] = []
+        size = 0
+        has_more = True
         try:
             async with asyncio.timeout(READ_TIMEOUT):
-                return await self._read_on(first)
+                while has_more and size <= self._limit:
+                    message = await self._receive()
+                    chunks.append(_chunk(message))
+                    size += len(chunks[-1])
+                    has_more = message.get("more_body", False)
         except TimeoutError:
             raise BodyTimeout from None
-
-    async def _read_on(self, first: "_Begun") -> bytes:
-        message = await first
-        chunks = [_chunk(message)]
-        size = len(chunks[0])
-        while message.get("more_body") and size <= self._limit:
-            message = await self._receive()
-            chunks.append(_chunk(message))
-            size += len(chunks[-1])
-        return self._limited(b"".join(chunks))
-
-    def _limited(self, body: bytes) -> bytes:
-        if len(body) > self._limit:
+        if size > self._limit:
             raise self._too_large()
-        return body
+        return b"".join(chunks)
 
     def _too_large(self) -> BodyTooLarge:
         return BodyTooLarge(details=[{"limit": f"{self._limit} bytes"}])
@@ -126,30 +117,6 @@ class Request:
         if len(self._headers) == len(self._raw):
             return False
         return sum(sent == name for sent, _ in self._raw) > 1
-
-
-class _Begun:
-    """What a server's receive answers, taken as far as it goes without waiting; awaited, it goes on from there."""
-
-    __slots__ = ("_steps", "_waits_for", "result")
-
-    def __init__(self, receiving: Awaitable[Message]) -> None:
-        self.result: Message | None = None
-        self._steps = receiving.__await__()
-        try:
-            self._waits_for = next(self._steps)
-        except StopIteration as end:
-            self.result = end.value
-
-    def __await__(self) -> Generator[Any, Any, Message]:
-        if self.result is None:
-            try:
-                yield self._waits_for
-            except BaseException:
-                self._steps.close()
-                raise
-            self.result = yield from self._steps
-        return self.result
 
 
 def _chunk(message: Message) -> bytes:
