@@ -89,6 +89,17 @@ def test_every_step_is_done_and_the_test_form_is_an_event(connected: tuple[Clone
     ) == [(BOBS["NAME"], BOBS["URL"], [BOBS["URL"]], "form.submitted", "Test Person")]
 
 
+def test_its_own_test_form_begins_no_silence(clone: Clone) -> None:
+    assert clone.new_site(NAME="Just Made", URL="https://made.example").returncode == 0
+
+    made = clone.hub.rows(
+        "select made.business_hours = prime.business_hours, silence.last_arrival, silence.is_silent"
+        " from public.sites as made cross join lateral private.site_silence(made, now() + interval '14 days') as silence"
+        " join public.sites as prime on prime.slug = 'prime' where made.slug = 'just-made'"
+    )
+    assert made == [(True, None, False)]
+
+
 def test_a_second_run_skips_every_step_and_changes_nothing(connected: tuple[Clone, str]) -> None:
     clone, _ = connected
     tables = ("sites", "receipts", "contacts", "leads")

@@ -1,5 +1,6 @@
 """Silence: a site is missed after as long as it should have sent something, on its own clock and by its own habit."""
 
+import json
 import uuid
 from datetime import datetime, timedelta
 from typing import Any
@@ -31,13 +32,31 @@ class Site:
     def opens(self, hours: str) -> None:
         self.hub.sql("update public.sites set business_hours = %s where slug = %s", hours, self.slug)
 
-    def sends(self, *times: datetime) -> None:
+    def may_be_quiet_for(self, hours: int) -> None:
         self.hub.sql(
-            "insert into public.events (id, org_id, site_id, type, source)"
-            " select private.uuid_v7(at), org_id, id, 'note.kept', 'site:' || slug from public.sites, unnest(%s::timestamptz[]) as at"
-            " where slug = %s",
-            list(times),
+            "update public.sites set quiet_alert_after = make_interval(hours => %s) where slug = %s",
+            hours,
             self.slug,
+        )
+
+    def sends(self, *times: datetime, by: str = "site", **data: str) -> None:
+        self.hub.sql(
+            "insert into public.events (id, org_id, site_id, type, source, data)"
+            " select private.uuid_v7(at), org_id, id, 'note.kept', %(by)s || ':' || slug, %(data)s"
+            " from public.sites, unnest(%(times)s::timestamptz[]) as at where slug = %(slug)s",
+            times=list(times),
+            by=by,
+            data=json.dumps(data),
+            slug=self.slug,
+        )
+
+    def is_pulled(self, **columns: bool) -> None:
+        self.hub.sql(
+            "insert into public.pull_sources (org_id, site_id, name, url, pushes, enabled, next_at)"
+            " select org_id, id, slug, 'https://quiet.example', %(pushes)s, %(enabled)s, 'infinity'"
+            " from public.sites where slug = %(slug)s",
+            slug=self.slug,
+            **{"pushes": True, "enabled": True, **columns},
         )
 
     def sends_daily(self, days: int, until: datetime, *hours: float, each: int = 1) -> None:
@@ -102,6 +121,34 @@ def test_what_agents_say_about_a_site_is_no_sign_of_its_life(site: Site) -> None
 
 
 @pytest.mark.parametrize(
+    ("columns", "is_silent"),
+    [({}, True), ({"pushes": False}, False), ({"enabled": False}, False)],
+    ids=["it pushes", "it is only pulled", "the pull is off"],
+)
+def test_what_a_pull_makes_up_for_is_no_sign_that_the_push_lives(
+    site: Site, columns: dict[str, bool], is_silent: bool
+) -> None:
+    site.is_pulled(**columns)
+    site.sends(MONDAY)
+    site.sends(*(MONDAY + timedelta(minutes=minutes) for minutes in (30, 60, 90, 120, 150)), by="pull")
+
+    assert site.silence(MONDAY + timedelta(hours=3))[2] is is_silent
+    counted = site.hub.rows(
+        "select sum(arrivals) from private.site_hours join public.sites on sites.id = site_id where slug = %s",
+        site.slug,
+    )
+    assert counted == [(1 if is_silent else 6,)]
+
+
+def test_the_form_that_tries_a_connection_is_no_sign_of_life(site: Site) -> None:
+    site.sends(MONDAY, submission_id="test-event")
+    assert site.silence(MONDAY + timedelta(days=1)) == (None, None, False)
+
+    site.sends(MONDAY + timedelta(days=2), submission_id="8d2f")
+    assert site.silence(MONDAY + timedelta(days=2, hours=3))[:2] == (timedelta(hours=3), None)
+
+
+@pytest.mark.parametrize(
     ("night", "hours"),
     [(datetime(2024, 4, 7), 7), (datetime(2024, 4, 8), 6), (datetime(2024, 9, 29), 5)],
     ids=["clocks go back", "they stay", "clocks go forward"],
@@ -121,8 +168,20 @@ def test_hours_over_midnight_belong_to_the_day_they_begin(site: Site) -> None:
     assert site.silence(MONDAY.replace(hour=9))[0] == timedelta(hours=4)
 
 
-def test_who_sends_one_form_a_day_is_missed_after_days_not_hours(site: Site) -> None:
+def test_a_habit_makes_no_limit_longer(site: Site) -> None:
     site.opens(DAILY)
+    site.sends_daily(56, MONDAY, 16)
+
+    open_for, expected, is_silent = site.silence(MONDAY.replace(hour=8))
+    assert (open_for, is_silent) == (timedelta(hours=2), True)
+    assert (expected or 0) < 2
+    assert site.silence(MONDAY.replace(hour=7, minute=59) - timedelta(days=1))[2] is True
+    assert site.silence(MONDAY - timedelta(days=1) + timedelta(hours=17, minutes=59))[2] is False
+
+
+def test_who_sends_one_form_a_day_and_may_be_quiet_is_missed_after_days_not_hours(site: Site) -> None:
+    site.opens(DAILY)
+    site.may_be_quiet_for(200)
     midnight = MONDAY.replace(hour=0)
     site.sends(*(midnight - timedelta(days=day) + timedelta(hours=8 + day * 7 % 10) for day in range(1, 57)))
     last = MONDAY - timedelta(days=1)
@@ -154,6 +213,7 @@ def test_before_four_weeks_a_site_has_no_habit(site: Site) -> None:
 
 def test_a_campaign_is_not_taken_for_a_habit(site: Site) -> None:
     site.opens(DAILY)
+    site.may_be_quiet_for(200)
     site.sends_daily(42, MONDAY, 9, 15)
     campaign = MONDAY - timedelta(days=14)
     site.sends(*(campaign.replace(hour=10) + timedelta(seconds=second) for second in range(2000)))
@@ -167,6 +227,7 @@ def test_a_campaign_is_not_taken_for_a_habit(site: Site) -> None:
 def test_a_habit_is_kept_by_the_clock_on_the_wall(site: Site) -> None:
     """Ten forms between nine and ten, until and after the clocks have changed on 2024-09-29."""
     site.opens(DAILY)
+    site.may_be_quiet_for(200)
     change = datetime(2024, 9, 30, tzinfo=AUCKLAND)
     site.sends_daily(42, change, 9, each=10)
 

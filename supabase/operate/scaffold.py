@@ -19,6 +19,7 @@ TESTS = ROOT / "tests"
 MANIFEST = FUNCTIONS / "manifest.toml"
 # What a new site's function begins as.
 PATTERN = FUNCTIONS / "ingest_prime"
+# private.arrivals knows it, too: it is no sign of the site's life.
 TEST_EVENT = "test-event"
 LONGEST_SLUG = 40
 # What may stand unquoted in a comment, a docstring and a sentence.
@@ -28,10 +29,12 @@ SLUG_FORM = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 ROW = """\
 -- The site {name}, made by `make new-site`. Its secret is not here: private.new_site_secret makes one.
 
-insert into public.sites (org_id, number, slug, name, url, time_zone, phone_region, allowed_origins)
+insert into public.sites (org_id, number, slug, name, url, time_zone, business_hours, phone_region, allowed_origins)
 select
   organizations.id, (select coalesce(max(sites.number), 0) + 1 from public.sites where sites.org_id = organizations.id),
-  '{slug}', {quoted_name}, '{url}', organizations.time_zone, organizations.phone_region, '{{{origin}}}'
+  '{slug}', {quoted_name}, '{url}', organizations.time_zone,
+  '{{"mon": ["07:30", "17:30"], "tue": ["07:30", "17:30"], "wed": ["07:30", "17:30"], "thu": ["07:30", "17:30"], "fri": ["07:30", "17:30"]}}',
+  organizations.phone_region, '{{{origin}}}'
 from public.organizations
 where organizations.slug = '{organization}'
 on conflict on constraint sites_slug_unique do nothing;
