@@ -167,9 +167,10 @@ create table public.refusals (
 
   primary key (site_id, reason, minute),
   constraint refusals_site foreign key (org_id, site_id) references public.sites (org_id, id) on delete cascade,
-  constraint refusals_reason_known check (reason in ('missing', 'secret', 'signature', 'timestamp', 'page_token', 'origin', 'revoked', 'rate'))
+  constraint refusals_reason_known check (reason in ('missing', 'secret', 'signature', 'timestamp', 'page_token', 'origin', 'revoked', 'rate', 'duplicate'))
 );
-comment on table public.refusals is 'How many requests were refused before anything was stored: per site, reason and minute, for two days.';
+comment on table public.refusals is 'How many requests stored nothing: per site, reason and minute, for two days.';
+comment on column public.refusals.reason is 'Why it was refused; duplicate: it was accepted, being here already.';
 create index refusals_site_idx on public.refusals (org_id, site_id, minute);
 create index refusals_minute_idx on public.refusals (minute);
 
@@ -195,7 +196,7 @@ as $$
   on conflict on constraint refusals_pkey do update set count = refusals.count + excluded.count;
   select 'true'::jsonb;
 $$;
-comment on function hub.count_refusals is 'Add up what an instance refused lately.';
+comment on function hub.count_refusals is 'Add up what an instance refused lately, and what it was sent again.';
 grant execute on function hub.count_refusals to hub_service;
 
 create function private.prune_limits()
