@@ -49,8 +49,11 @@ as $$
   select
     sites.slug, 'warning'::public.alert_severity,
     format('%s has sent nothing for %s open hours%s.', sites.name, round(extract(epoch from silence.open_for) / 3600, 1),
-           case when silence.expected is not null then format(', in which it sends %s', round(silence.expected, 1)) else '' end),
-    jsonb_build_object('site', sites.slug, 'last_arrival', silence.last_arrival, 'expected', round(silence.expected, 2)),
+           case when silence.expected is not null then format(', in which it sends %s', round(silence.expected, 1)) else '' end)
+    || case when silence.open_for >= sites.quiet_alert_after
+         then format(' If so little is usual for it, raise sites.quiet_alert_after (%s now).', sites.quiet_alert_after) else '' end,
+    jsonb_build_object('site', sites.slug, 'last_arrival', silence.last_arrival, 'expected', round(silence.expected, 2),
+                       'quiet_alert_after', sites.quiet_alert_after),
     sites.id
   from public.sites
   cross join lateral private.site_silence(sites, check_site_silent.at) as silence
@@ -177,12 +180,70 @@ begin
     jsonb_build_object('last_success_at', sources.last_success_at, 'every', sources.every),
     sources.site_id
   from public.pull_sources as sources
+  join public.sites on sites.id = sources.site_id and sites.enabled
   cross join lateral (select coalesce(sources.last_success_at, sources.created_at) as at) as since
   where sources.org_id = check_pull_stale.org_id and sources.enabled
     and since.at < check_pull_stale.at - coalesce((config ->> 'stale_after_intervals')::numeric, 3) * sources.every;
 end;
 $$;
 comment on function private.check_pull_stale is 'Pull sources that had no success for several of their intervals.';
+
+create function private.check_pull_failed(org_id uuid, config jsonb, at timestamptz)
+returns setof private.finding
+language plpgsql
+stable
+set search_path = ''
+as $$
+begin
+  return query
+  select
+    sources.name, 'warning'::public.alert_severity,
+    case when waiting.open > 0 then format('%s items wait for a decision (pull_failures).', waiting.open)
+         else format('%s items wait to be read again (pull_failures).', waiting.retry) end,
+    jsonb_build_object('source', sources.name, 'open', waiting.open, 'retry', waiting.retry, 'since', waiting.since),
+    sources.site_id
+  from public.pull_sources as sources
+  cross join lateral (
+    select count(*) filter (where failures.status = 'open') as open, count(*) filter (where failures.status = 'retry') as retry,
+           min(failures.created_at) as since
+    from public.pull_failures as failures
+    where failures.org_id = sources.org_id and failures.source_id = sources.id and failures.status in ('open', 'retry')
+  ) as waiting
+  where sources.org_id = check_pull_failed.org_id and waiting.open + waiting.retry > 0;
+end;
+$$;
+comment on function private.check_pull_failed is 'Pull sources of which items could not be recorded, until each is recorded or dismissed.';
+
+create function private.check_pull_gaps(org_id uuid, config jsonb, at timestamptz)
+returns setof private.finding
+language plpgsql
+stable
+set search_path = ''
+as $$
+begin
+  return query
+  select
+    sources.name, 'warning'::public.alert_severity,
+    format('%s submissions of %s came only by pull within the last hour: its push loses them.', missed.count, sites.name),
+    jsonb_build_object('source', sources.name, 'missed', missed.count, 'gaps', sources.gaps),
+    sources.site_id
+  from public.pull_sources as sources
+  join public.sites on sites.id = sources.site_id and sites.enabled
+  cross join lateral (
+    select count(*) as count
+    from (
+      select from public.events
+      where events.org_id = sources.org_id and events.site_id = sources.site_id and events.source = 'pull:' || sources.name
+        and events.id >= private.uuid_v7_floor(greatest(check_pull_gaps.at - interval '1 hour', sources.gaps_since))
+        and events.id < private.uuid_v7_floor(check_pull_gaps.at)
+      limit 20000
+    ) as latest
+  ) as missed
+  where sources.org_id = check_pull_gaps.org_id and sources.enabled and sources.pushes and sources.gaps_since is not null
+    and missed.count >= coalesce((config ->> 'gaps_min')::integer, 5);
+end;
+$$;
+comment on function private.check_pull_gaps is 'Sites whose push should have brought what only their pull did.';
 
 create function private.cron_interval(schedule text)
 returns interval
@@ -247,15 +308,39 @@ set search_path = ''
 as $$
   select
     sites.slug, 'warning'::public.alert_severity,
-    format('%s requests to %s within an hour had a wrong secret or signature, against %s that were accepted.',
-           refused.count, sites.name, accepted.count),
-    jsonb_build_object('refused', refused.count, 'accepted', accepted.count),
+    case when refused.in_a_row >= least_of.in_a_row
+      then format('%s requests to %s had a wrong secret or signature, and none was accepted %s.', refused.in_a_row, sites.name,
+                  coalesce('since ' || to_char(last.accepted_at at time zone 'UTC', 'YYYY-MM-DD HH24:MI') || ' UTC', 'within a day'))
+      else format('%s requests to %s within an hour had a wrong secret or signature, against %s that were accepted.',
+                  refused.lately, sites.name, accepted.count)
+    end,
+    jsonb_build_object('refused', refused.lately, 'accepted', accepted.count, 'in_a_row', refused.in_a_row, 'last_accepted', last.accepted_at),
     sites.id
   from public.sites
+  cross join (
+    select coalesce((config ->> 'refused_in_a_row')::integer, 5) as in_a_row, coalesce((config ->> 'refused_min')::integer, 20) as lately
+  ) as least_of
   cross join lateral (
-    select sum(refusals.count) as count
+    select greatest(
+      (select private.uuid_v7_time(events.id)
+       from public.events
+       where events.org_id = sites.org_id and events.site_id = sites.id and left(events.source, 5) = 'site:'
+         and events.id >= private.uuid_v7_floor(at - interval '1 day')
+       order by events.id desc
+       limit 1),
+      -- Who repeats a submission has the right secret, too.
+      (select max(refusals.minute)
+       from public.refusals
+       where refusals.org_id = sites.org_id and refusals.site_id = sites.id and refusals.reason = 'duplicate')) as accepted_at
+  ) as last
+  cross join lateral (
+    select
+      coalesce(sum(refusals.count) filter (where refusals.minute >= at - interval '1 hour'), 0) as lately,
+      -- What an instance counts is written a moment later than it happens.
+      coalesce(sum(refusals.count) filter (
+        where refusals.minute > coalesce(last.accepted_at + interval '5 seconds', '-infinity')), 0) as in_a_row
     from public.refusals
-    where refusals.org_id = sites.org_id and refusals.site_id = sites.id and refusals.minute >= at - interval '1 hour'
+    where refusals.org_id = sites.org_id and refusals.site_id = sites.id and refusals.minute >= at - interval '1 day'
       and refusals.reason in ('secret', 'signature', 'timestamp', 'page_token', 'revoked')
   ) as refused
   cross join lateral (
@@ -268,10 +353,13 @@ as $$
     ) as latest
   ) as accepted
   where sites.org_id = check_signatures_refused.org_id
-    and refused.count >= coalesce((config ->> 'refused_min')::integer, 20)
-    and refused.count > (refused.count + accepted.count) * coalesce((config ->> 'refused_rate')::numeric, 0.05);
+    and sites.enabled
+    and (refused.in_a_row >= least_of.in_a_row
+      or (refused.lately >= least_of.lately
+        and refused.lately > (refused.lately + accepted.count) * coalesce((config ->> 'refused_rate')::numeric, 0.05)));
 $$;
-comment on function private.check_signatures_refused is 'Sites of whose requests too many show a wrong secret or signature: a key that was changed on one side, or somebody trying.';
+comment on function private.check_signatures_refused is
+  'Sites of whose requests too many show a wrong secret or signature within an hour, or several and none that is accepted within a day.';
 
 create function private.check_duplicates_spike(org_id uuid, config jsonb, at timestamptz)
 returns setof private.finding
@@ -281,8 +369,9 @@ set search_path = ''
 as $$
   select
     sites.slug, 'warning'::public.alert_severity,
-    format('%s of the last %s submissions of %s are from people who had just sent one.', recent.arrivals - recent.people, recent.arrivals, sites.name),
-    jsonb_build_object('arrivals', recent.arrivals, 'people', recent.people),
+    format('%s of the last %s submissions of %s are repeats: %s under a key that was used, %s of people who had just sent one.',
+           recent.arrivals - recent.people + repeated.count, recent.arrivals + repeated.count, sites.name, repeated.count, recent.arrivals - recent.people),
+    jsonb_build_object('arrivals', recent.arrivals, 'people', recent.people, 'repeats', repeated.count),
     sites.id
   from public.sites
   cross join lateral (
@@ -295,14 +384,23 @@ as $$
         and events.id >= private.uuid_v7_floor(check_duplicates_spike.at - interval '1 hour')
         and events.id < private.uuid_v7_floor(check_duplicates_spike.at)
       order by events.id desc
-      limit 1000
+      limit 20000
     ) as latest
   ) as recent
+  cross join lateral (
+    -- They make no event.
+    select coalesce(sum(refusals.count), 0) as count
+    from public.refusals
+    where refusals.org_id = sites.org_id and refusals.site_id = sites.id and refusals.reason = 'duplicate'
+      and refusals.minute >= check_duplicates_spike.at - interval '1 hour' and refusals.minute < check_duplicates_spike.at
+  ) as repeated
   where sites.org_id = check_duplicates_spike.org_id
-    and recent.arrivals >= coalesce((config ->> 'duplicates_min')::integer, 20)
-    and recent.arrivals - recent.people > recent.arrivals * coalesce((config ->> 'duplicates_rate')::numeric, 0.5);
+    and recent.arrivals + repeated.count >= coalesce((config ->> 'duplicates_min')::integer, 20)
+    and recent.arrivals - recent.people + repeated.count
+        > (recent.arrivals + repeated.count) * coalesce((config ->> 'duplicates_rate')::numeric, 0.5);
 $$;
-comment on function private.check_duplicates_spike is 'Sites most of whose latest submissions repeat somebody who was just there: a sender that loops.';
+comment on function private.check_duplicates_spike is
+  'Sites most of whose latest submissions are sent again under their key or repeat somebody who was just there: a sender that loops.';
 
 -- The run
 
@@ -324,7 +422,8 @@ language plpgsql
 set search_path = ''
 as $$
 declare
-  kinds constant text[] := '{site_silent,deliveries_stuck,function_failing,pull_stale,job_late,signatures_refused,duplicates_spike}';
+  kinds constant text[] :=
+    '{site_silent,deliveries_stuck,function_failing,pull_stale,pull_failed,pull_gaps,job_late,signatures_refused,duplicates_spike}';
   checked text;
   findings private.finding[];
   finding private.finding;
@@ -454,8 +553,10 @@ begin
     "failure_rate": 0.2,
     "failure_min": 10,
     "stale_after_intervals": 3,
+    "gaps_min": 5,
     "refused_rate": 0.05,
     "refused_min": 20,
+    "refused_in_a_row": 5,
     "duplicates_rate": 0.5,
     "duplicates_min": 20
   }');

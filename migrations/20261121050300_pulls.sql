@@ -31,6 +31,7 @@ create table public.pull_sources (
   enabled         boolean not null default true,
   cursor          text,
   watermark       timestamptz,
+  gaps_since      timestamptz,
   items           bigint not null default 0,
   gaps            bigint not null default 0,
   next_at         timestamptz not null default now(),
@@ -63,6 +64,7 @@ comment on column public.pull_sources.mapping is 'Our names and where its items 
 comment on column public.pull_sources.id_prefix is 'Put before its ids, where a second list of the same site counts from one again.';
 comment on column public.pull_sources.pushes is 'Its site pushes as well: what only the pull brought counts as a gap.';
 comment on column public.pull_sources.watermark is 'Everything that happened before this is here. It never goes back.';
+comment on column public.pull_sources.gaps_since is 'When its end was first reached while its site pushes: what only the pull brought before is history, not a gap.';
 comment on column public.pull_sources.items is 'How many items were new; the events are those with source pull:<name>.';
 comment on column public.pull_sources.gaps is 'How many of them a push should have brought.';
 comment on column public.pull_sources.failures is 'Failed pulls in a row.';
@@ -340,7 +342,12 @@ begin
   set cursor = coalesce(next_cursor, pull_sources.cursor),
       leased_until = clock_timestamp() + make_interval(secs => least(record_page.lease_seconds, 600)),
       items = pull_sources.items + (counts ->> 'recorded')::integer,
-      gaps = pull_sources.gaps + case when pull_sources.pushes then (counts ->> 'recorded')::integer else 0 end,
+      gaps = pull_sources.gaps
+        + case when pull_sources.pushes and pull_sources.gaps_since is not null then (counts ->> 'recorded')::integer else 0 end,
+      gaps_since = case
+        when not pull_sources.pushes then null
+        when complete_until is null then pull_sources.gaps_since
+        else coalesce(pull_sources.gaps_since, clock_timestamp()) end,
       last_success_at = case when complete_until is null then pull_sources.last_success_at else clock_timestamp() end,
       -- greatest and least pass over nulls.
       watermark = case when complete_until is null then pull_sources.watermark else greatest(

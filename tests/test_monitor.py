@@ -74,6 +74,13 @@ def tick(hub: Any, minutes: int = 0) -> int:
     return int(hub.rows("select private.tick_monitors(now() + make_interval(mins => %s))", minutes)[0][0])
 
 
+def found(hub: Any) -> list[tuple[str, str]]:
+    """What is open after the monitor has looked because it was time."""
+    tick(hub)
+    assert hub.until(lambda: bool(hub.rows(LOOKS)))
+    return hub.rows("select kind, subject from public.alerts where closed_at is null order by subject")
+
+
 # The run ------------------------------------------------------------------------------------------------------------------
 
 
@@ -105,6 +112,8 @@ def test_a_silent_site_is_one_alert_until_its_next_form(own_hub: Any) -> None:
         assert own_hub.until(lambda minutes=minutes: len(own_hub.rows(LOOKS)) == minutes // 15 + 1)
     assert own_hub.rows(SILENT) == [(True,)]
     assert [decision for decision, _, _ in own_hub.rows(LOOKS)] == ["alerts_opened", "alerts_open"]
+    said = own_hub.rows("select message from public.alerts where kind = 'site_silent'")[0][0]
+    assert said.endswith("If so little is usual for it, raise sites.quiet_alert_after (02:00:00 now).")
 
     sent = web.post(
         f"{own_hub.url}/functions/v1/ingest-prime",
@@ -244,21 +253,27 @@ def test_many_that_die_of_one_reason_are_told_once(hub: Any, org: Any, wish: Any
 
 @pytest.mark.parametrize(("people", "is_found"), [(5, True), (20, False)])
 def test_a_sender_that_loops_is_found_and_a_busy_hour_is_not(
-    hub: Any, org: Any, look: Look, people: int, is_found: bool
+    own_hub: Any, people: int, is_found: bool
 ) -> None:
-    hub.sql(
-        "with site as (insert into public.sites (org_id, number, slug, name, url) values (%(org)s, 1, %(slug)s, 'Loop', 'https://loop.example')"
-        " returning id), people as (insert into public.contacts (org_id) select %(org)s from generate_series(1, %(people)s) returning id)"
-        " insert into public.events (id, org_id, site_id, contact_id, type, source)"
-        " select private.uuid_v7(now() - interval '1 minute'), %(org)s, site.id, people.id, 'note.kept', 'site:' || %(slug)s"
-        " from site, people, generate_series(1, %(each)s)",
-        org=org,
-        slug=f"loop-{uuid.uuid4().hex[:10]}",
-        people=people,
-        each=20 // people,
-    )
+    for number in range(20):
+        own_hub.submit("prime", {"email": f"jo{number % people}@example.com", "message": f"No. {number}"})
 
-    assert [name.split()[0] for name in look()["opened"]] == ["duplicates_spike"] * is_found
+    assert found(own_hub) == [("duplicates_spike", "prime")] * is_found
+
+
+def test_a_form_that_is_sent_again_and_again_under_its_key_is_found(own_hub: Any) -> None:
+    answers = [own_hub.submit("akf", {"email": "jo@example.com", "submission_id": "one"}) for _ in range(60)]
+    assert [answer["duplicate"] for answer in answers] == [False, *[True] * 59]
+    counted = "select sum(count)::int from public.refusals where reason = 'duplicate'"
+    assert own_hub.until(lambda: own_hub.rows(counted) == [(59,)])
+
+    assert found(own_hub) == [("duplicates_spike", "akf")]
+    assert own_hub.rows("select message from public.alerts") == [
+        (
+            "59 of the last 60 submissions of AKF Construction are repeats:"
+            " 59 under a key that was used, 0 of people who had just sent one.",
+        )
+    ]
 
 
 def test_a_pull_that_has_no_success_is_found(own_hub: Any) -> None:
@@ -270,33 +285,80 @@ def test_a_pull_that_has_no_success_is_found(own_hub: Any) -> None:
         " ('fresh', null, interval '0', true), ('never', null, interval '1 day', true),"
         " ('switched-off', interval '1 day', interval '1 day', false)) as source (name, ago, old, enabled) where slug = 'prime'"
     )
-    tick(own_hub)
+    own_hub.sql(
+        "insert into public.pull_sources (org_id, site_id, name, url, created_at, next_at)"
+        " select org_id, id, 'of-a-closed-shop', 'https://pulled.example', now() - interval '1 day', now() from public.sites where slug = 'akf'"
+    )
+    own_hub.sql("update public.sites set enabled = false where slug = 'akf'")
 
-    assert own_hub.until(lambda: bool(own_hub.rows(LOOKS)))
-    found = own_hub.rows("select kind, subject from public.alerts order by subject")
-    assert found == [("pull_stale", "late"), ("pull_stale", "never")]
+    assert found(own_hub) == [("pull_stale", "late"), ("pull_stale", "never")]
+
+
+def test_items_that_wait_for_a_person_are_one_alert_until_all_are_decided(
+    hub: Any, org: Any, look: Look
+) -> None:
+    hub.sql(
+        "with site as (insert into public.sites (org_id, number, slug, name, url)"
+        " values (%(org)s, 1, 'list-' || left(%(org)s::text, 13), 'List', 'https://list.example') returning id),"
+        " source as (insert into public.pull_sources (org_id, site_id, name, url, next_at)"
+        " select %(org)s, id, 'list', 'https://list.example', 'infinity' from site returning id)"
+        " insert into public.pull_failures (org_id, source_id, key, item, reason)"
+        " select %(org)s, id, 'item-' || n, '{}', 'No address.' from source, generate_series(1, 2) as n",
+        org=org,
+    )
+    decided = "update public.pull_failures set status = %s where org_id = %s and key = %s"
+
+    seen = look()
+    assert (seen["opened"], seen["open"]) == (
+        ["pull_failed list"],
+        ["2 items wait for a decision (pull_failures)."],
+    )
+    hub.sql(decided, "dismissed", org, "item-1")
+    assert look()["open"] == ["1 items wait for a decision (pull_failures)."]
+    hub.sql(decided, "retry", org, "item-2")
+    assert look()["open"] == ["1 items wait to be read again (pull_failures)."]
+    hub.sql(decided, "resolved", org, "item-2")
+    assert look()["closed"] == ["pull_failed list"]
+
+
+def refuse(hub: Any, site: str, times: int) -> None:
+    """So many posts with a wrong secret, each counted."""
+    counted = "select coalesce(sum(count), 0)::int from public.refusals where reason = 'secret'"
+    before = hub.rows(counted)[0][0]
+    for _ in range(times):
+        url, wrong = f"{hub.url}/functions/v1/ingest-{site}", {"x-webhook-secret": "wrong"}
+        assert web.post(url, json={"email": "jo@example.com"}, headers=wrong).status_code == 401
+    assert hub.until(lambda: hub.rows(counted) == [(before + times,)])
 
 
 def test_a_site_that_refuses_many_signatures_is_found(own_hub: Any) -> None:
-    own_hub.sql(
-        "create table if not exists public.refusals (org_id uuid, site_id uuid, reason text, minute timestamptz, count integer)"
-    )
-    own_hub.sql(
-        "insert into public.refusals (org_id, site_id, reason, minute, count)"
-        " select org_id, id, case slug when 'prime' then 'signature' else 'rate' end, date_trunc('minute', now()), 20 from public.sites"
-    )
-    emit_from = (
-        "insert into public.events (org_id, site_id, type, source) select org_id, id, 'note.kept', 'site:prime'"
-        " from public.sites, generate_series(1, %s) where slug = 'prime'"
-    )
-    own_hub.sql(emit_from, 379)
-    check = "select subject from public.organizations, private.check_signatures_refused(id, '{}', now())"
-    assert own_hub.rows(check) == [("prime",)]
+    for number in range(19):
+        own_hub.submit("prime", {"email": f"jo{number}@example.com"})
+    refuse(own_hub, "prime", 20)
+    look = 'select private.run_checks(id, \'{"refused_rate": 0.5, "refused_in_a_row": 100}\', null) from public.organizations'
+    assert own_hub.rows(look)[0][0]["open"] == [
+        "20 requests to Prime Electrical within an hour had a wrong secret or signature, against 19 that were accepted."
+    ]
 
-    # Twenty of four hundred are not more than five of a hundred.
-    own_hub.sql(emit_from, 1)
+    # Twenty of forty are not more than half.
+    own_hub.submit("prime", {"email": "jo@example.com"})
 
-    assert own_hub.rows(check) == []
+    assert own_hub.rows(look)[0][0]["closed"] == ["signatures_refused prime"]
+
+
+def test_a_small_site_with_a_wrong_secret_is_found_until_one_is_accepted(own_hub: Any) -> None:
+    own_hub.sql(
+        "insert into public.events (id, org_id, site_id, type, source) select private.uuid_v7(now() - interval '2 minutes'), org_id, id,"
+        " 'note.kept', 'site:akf' from public.sites where slug = 'akf'"
+    )
+    look = "select private.run_checks(id, '{}', null) from public.organizations"
+    refuse(own_hub, "akf", 4)
+    assert own_hub.rows(look)[0][0]["open"] == []
+    refuse(own_hub, "akf", 1)
+
+    assert own_hub.rows(look)[0][0]["opened"] == ["signatures_refused akf"]
+    own_hub.submit("akf", {"email": "jo@example.com"})
+    assert own_hub.rows(look)[0][0]["closed"] == ["signatures_refused akf"]
 
 
 def test_jobs_that_are_gone_late_or_failing_are_found(own_hub: Any) -> None:

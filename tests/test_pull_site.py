@@ -89,6 +89,14 @@ class Source:
         )
         return [row[0] if len(row) == 1 else row for row in self.hub.rows(query, self.name)]
 
+    def found_by(self, check: str) -> list[str]:
+        """What the data monitor would say of it."""
+        query = (
+            f"select found.message from public.organizations, private.{check}(organizations.id, '{{}}', now()) as found"
+            " where organizations.slug = 'trades' and found.subject = %s"
+        )
+        return [message for (message,) in self.hub.rows(query, self.name)]
+
     def failures(self, columns: str = "key, reason") -> list[Any]:
         return list(
             self.hub.rows(
@@ -291,8 +299,10 @@ def form(number: int, **changes: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("push", PUSHES)
 def test_a_pull_after_pushes_adds_only_what_they_lost(source: Source, partner: Partner, push: str) -> None:
-    partner.items = partner.items[:20]
+    listed, partner.items = partner.items[:20], []
     source.set(pushes=True)
+    source.pull()
+    partner.items = listed
     for number in range(20):
         if number not in (3, 11):
             assert source.push(**PUSHES[push](number)) == "new"
@@ -303,6 +313,23 @@ def test_a_pull_after_pushes_adds_only_what_they_lost(source: Source, partner: P
     assert source.get("items", "gaps") == (2, 2)
     reconciled = source.events("data ->> 'name', events.source")[-2:]
     assert reconciled == [("Person 3", f"pull:{source.name}"), ("Person 11", f"pull:{source.name}")]
+
+
+def test_a_push_that_loses_is_found_and_a_first_import_is_none(source: Source, partner: Partner) -> None:
+    source.set(pushes=True)
+    listed, partner.items = partner.items[:25], partner.items[:20]
+    source.pull()
+    imported = source.found_by("check_pull_gaps")
+    assert (imported, source.get("items", "gaps")) == ([], (20, 0))
+
+    partner.items = listed
+    source.pull()
+
+    assert source.get("items", "gaps") == (25, 5)
+    lost = "5 submissions of Partner came only by pull within the last hour: its push loses them."
+    assert source.found_by("check_pull_gaps") == [lost]
+    source.set(pushes=False)
+    assert source.found_by("check_pull_gaps") == []
 
 
 @pytest.mark.parametrize("push", PUSHES)
@@ -575,10 +602,12 @@ def test_what_is_not_here_holds_the_watermark_until_a_person_decides(
     partner.items = [item(1), item(2, email="none"), item(3)]
 
     source.pull()
-    held = source.get("watermark")
+    held, found = source.get("watermark"), source.found_by("check_pull_failed")
     source.hub.sql("update public.pull_failures set status = 'dismissed' where source_id = %s", source.id)
     source.pull()
 
+    assert found == ["1 items wait for a decision (pull_failures)."]
+    assert source.found_by("check_pull_failed") == []
     assert held == datetime(2026, 11, 1, 0, 2, tzinfo=UTC)
     assert source.get("watermark") > datetime.now(UTC) - timedelta(minutes=1)
 

@@ -64,6 +64,18 @@ def test_a_site_that_can_sign_in_by_nothing_is_told(watched: Hub) -> None:
     assert told == ("not configured", "It has no secret to sign in with.")
 
 
+def test_whatever_is_wrong_with_a_site_is_told_the_worst_first(watched: Hub) -> None:
+    opened = "select private.open_alert(org_id, %s, 'prime', %s, %s, site_id => id) from public.sites where slug = 'prime'"
+    watched.sql(opened, "duplicates_spike", "warning", "It repeats itself.")
+    watched.sql(opened, "made_up", "critical", "It burns.")
+    wrong = parts(watched)["site", "prime"]
+    watched.sql("update public.alerts set closed_at = now() where subject = 'prime'")
+
+    assert wrong[0] == "degraded"
+    assert wrong[1].startswith("It burns. It repeats itself.")
+    assert parts(watched)["site", "prime"][0] == "ok"
+
+
 def test_a_site_that_sends_what_nobody_knows_is_degraded_until_it_has_a_name(watched: Hub) -> None:
     watched.submit("akf", {"email": "jo@example.com", "kind": "garden.party"})
     state, reason = parts(watched)["site", "akf"]
@@ -106,8 +118,21 @@ def test_a_pull_tells_until_when_everything_is_here_or_why_not(watched: Hub) -> 
         "insert into public.pull_sources (org_id, site_id, name, url, next_at)"
         " select org_id, id, 'new', 'https://partner.example', now() + interval '1 hour' from public.sites where slug = 'prime'"
     )
+    watched.sql(
+        "insert into public.pull_sources (org_id, site_id, name, url, pushes, gaps, items, last_started_at, last_success_at, watermark,"
+        " next_at) select org_id, id, given.name, 'https://partner.example', given.pushes, 7, 9, now(), now() - given.ago,"
+        " timestamptz '2026-11-12 09:30Z', now() + interval '1 hour' from public.sites join (values"
+        " ('prime', 'waiting', false, interval '0'), ('prime', 'reconciling', true, interval '0'),"
+        " ('cleanjet', 'of-a-closed-shop', false, interval '1 day')) as given (site, name, pushes, ago) on given.site = sites.slug"
+    )
+    watched.sql(
+        "insert into public.pull_failures (org_id, source_id, key, item, reason) select org_id, id, 'item-' || n, '{}', 'No address.'"
+        " from public.pull_sources, generate_series(1, 3) as n where name = 'waiting'"
+    )
+    watched.sql("update public.sites set enabled = false where slug = 'cleanjet'")
 
     told = {name: part for (kind, name), part in parts(watched).items() if kind == "pull"}
+    watched.sql("update public.sites set enabled = true where slug = 'cleanjet'")
 
     assert told.pop("late")[0] == "degraded"
     assert told == {
@@ -115,6 +140,12 @@ def test_a_pull_tells_until_when_everything_is_here_or_why_not(watched: Hub) -> 
         "switched-off": ("not configured", "It is switched off."),
         "failing": ("degraded", "The last 2 pulls failed: it answered 500."),
         "new": ("not configured", "It was never pulled."),
+        "waiting": ("degraded", "3 items wait for a decision (pull_failures)."),
+        "reconciling": (
+            "ok",
+            "Everything until 2026-11-12 09:30 UTC is here. 7 of its items came by no push so far.",
+        ),
+        "of-a-closed-shop": ("not configured", "Its site is switched off."),
     }
 
 
