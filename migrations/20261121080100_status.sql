@@ -20,7 +20,7 @@ as $$
       when not sites.enabled or ways.known is null then 'not configured'
       when wrong.messages is not null then 'degraded'
       when latest.at is null then 'not configured'
-      when unknown.types is not null then 'degraded'
+      when unknown.message is not null then 'degraded'
       else 'ok'
     end,
     case
@@ -30,7 +30,7 @@ as $$
       when latest.at is null then 'Nothing has come from it yet.'
       else 'Its last submission came at ' || to_char(latest.at at time zone 'UTC', 'YYYY-MM-DD HH24:MI') || ' UTC.'
     end
-    || coalesce(' It sent kinds that nobody knows, which are kept and start nothing: ' || unknown.types || '. Say what one means: rpc/name_kind.', '')
+    || coalesce(' ' || unknown.message, '')
     || case when ways.is_weak then ' It may sign in with a static secret, which is weak: make a signing one with private.new_site_secret.' else '' end
   from public.sites
   left join lateral (select private.last_arrival(sites, now()) as at) as latest on true
@@ -46,17 +46,9 @@ as $$
     select left(string_agg(alerts.message, ' ' order by alerts.severity desc, alerts.id), 1000) as messages
     from public.alerts
     where alerts.org_id = sites.org_id and alerts.site_id = sites.id and alerts.closed_at is null
+      and alerts.kind <> 'kind_unknown'
   ) as wrong on true
-  left join lateral (
-    select left(string_agg(distinct latest_unknown.type, ', '), 200) as types
-    from (
-      select events.type from public.events
-      where events.org_id = sites.org_id and events.unrecognised and events.site_id = sites.id
-      order by events.id desc limit 1000
-    ) as latest_unknown
-    -- Unless it has a name by now.
-    where private.canonical_type(latest_unknown.type) is null
-  ) as unknown on true
+  left join private.check_kind_unknown(site_components.org_id, '{}', now()) as unknown on unknown.subject = sites.slug
   where sites.org_id = site_components.org_id;
 $$;
 comment on function private.site_components is 'The sites of an organization and how they are.';

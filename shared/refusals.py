@@ -6,7 +6,6 @@ this instance write no more than that, and waits for none of it.
 
 import asyncio
 from collections import Counter
-from typing import Any
 
 from shared import db
 from shared.errors import HubError
@@ -22,13 +21,6 @@ def count(site: str, reason: str) -> None:
     _counts[site, reason] += 1
     if _writing is None or _writing.done():
         _writing = asyncio.create_task(_write())
-
-
-def counted(site: str, recorded: dict[str, Any]) -> dict[str, Any]:
-    """What became of a submission; that it was known already is counted, for it leaves no other trace."""
-    if recorded["duplicate"]:
-        count(site, "duplicate")
-    return recorded
 
 
 async def _write() -> None:

@@ -210,6 +210,9 @@ async def record(site: sites.Site, submission: Submission, request: Request) -> 
         if error.code == "unreachable_contact":
             raise _unreachable(submission) from error
         raise
+    if recorded["duplicate"]:
+        # It leaves no other trace.
+        refusals.count(site.slug, "duplicate")
     return recorded
 
 

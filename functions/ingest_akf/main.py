@@ -6,7 +6,7 @@ project_details, build_budget, start_date. The event's data is how the form is r
 
 from typing import Any, ClassVar
 
-from shared import refusals, sites, submissions
+from shared import sites, submissions
 from shared.endpoint import endpoint
 from shared.requests import Request
 
@@ -23,4 +23,4 @@ class Enquiry(submissions.Submission):
 
 @endpoint(caller=sites.sender("akf"), body=Enquiry)
 async def ingest_akf(site: sites.Site, enquiry: Enquiry, request: Request) -> tuple[dict[str, Any], int]:
-    return refusals.counted(site.slug, await submissions.record(site, enquiry, request)), 202
+    return await submissions.record(site, enquiry, request), 202

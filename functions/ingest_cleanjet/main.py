@@ -8,7 +8,7 @@ came is in `form` of the event's data.
 
 from typing import Any, ClassVar
 
-from shared import bookings, refusals, sites, submissions
+from shared import bookings, sites, submissions
 from shared.endpoint import endpoint
 from shared.requests import Request
 
@@ -26,4 +26,4 @@ class Order(bookings.Booking):
 
 @endpoint(caller=sites.sender("cleanjet"), body=Order)
 async def ingest_cleanjet(site: sites.Site, order: Order, request: Request) -> tuple[dict[str, Any], int]:
-    return refusals.counted(site.slug, await submissions.record(site, order, request)), 202
+    return await submissions.record(site, order, request), 202

@@ -8,7 +8,7 @@ content within a day. Answers 202 with `event_id`, `contact_id` and `duplicate`.
 
 from typing import Any
 
-from shared import refusals, sites, submissions
+from shared import sites, submissions
 from shared.endpoint import endpoint
 from shared.requests import Request
 
@@ -17,4 +17,4 @@ from shared.requests import Request
 async def ingest_prime(
     site: sites.Site, submission: submissions.Submission, request: Request
 ) -> tuple[dict[str, Any], int]:
-    return refusals.counted(site.slug, await submissions.record(site, submission, request)), 202
+    return await submissions.record(site, submission, request), 202
