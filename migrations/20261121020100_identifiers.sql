@@ -156,7 +156,7 @@ set search_path = ''
 as $$
   select coalesce('user:' || (select auth.uid()), 'hub');
 $$;
-comment on function private.doer is 'The source of an event that somebody has done, or the hub itself.';
+comment on function private.doer is 'The source of an event that somebody has done: a person who is signed in, or whoever has the hub''s secret key.';
 
 create function private.visible_contact(contact_id uuid)
 returns uuid

@@ -5,7 +5,7 @@ import uuid
 from typing import Any
 
 import pytest
-from hubs import Hub
+from hubs import Hub, web
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +93,11 @@ def test_an_alert_is_explained_from_the_event_that_could_not_be_handled(hub: Hub
 
     assert [step["kind"] for step in told["chain"]] == ["event", "delivery", "alert"]
     assert "given up, no luck" in told["story"]
+    [(action,)] = hub.rows("select id from public.agent_actions where event_id = %s", event)
+    assert (
+        'lead-qualifier decided "gave_up" with version 2, because: no luck.'
+        in explained(hub, action)["story"]
+    )
 
 
 def test_who_put_it_in_line_again_is_told(hub: Hub, event: str) -> None:
@@ -107,6 +112,63 @@ def test_who_put_it_in_line_again_is_told(hub: Hub, event: str) -> None:
     assert "A person put it in line again." in told["story"]
 
 
+def test_a_rehearsal_is_told_as_one(hub: Hub, event: str) -> None:
+    [replay] = hub.rpc(
+        "replay_events",
+        subscription="lead-qualifier",
+        mode="shadow",
+        version=2,
+        filter={"event_ids": [event]},
+        dry_run=False,
+    ).json()["replay_ids"]
+    assert hub.until(lambda: hub.rpc("replay_progress", replay_id=replay).json()["is_over"])
+    [(delivery,)] = hub.rows("select id from public.deliveries where replay_id = %s", replay)
+
+    story = explained(hub, delivery)["story"]
+
+    assert "A person had version 2 decide about it in a rehearsal." in story
+    assert "It was brought to lead-qualifier as a rehearsal, without effects: done." in story
+    assert 'It would have been decided "' in story
+    assert "in line again" not in story
+
+
+def test_an_event_that_caused_itself_is_told_as_such(hub: Hub) -> None:
+    [(event,)] = hub.rows(
+        "insert into public.events (id, cause_id, org_id, type, source) select circle.id, circle.id, organizations.id, 'note.written', 'sql'"
+        " from public.organizations, (select private.uuid_v7() as id) as circle where slug = 'trades' returning id"
+    )
+
+    told = explained(hub, event)
+
+    assert (told["origin"]["kind"], len(told["chain"])) == ("unknown", 1)
+
+
+def silence_prime(hub: Hub) -> None:
+    hub.sql("update public.sites set business_hours = '{}'")
+    hub.sql(
+        "insert into public.events (id, org_id, site_id, type, source)"
+        " select private.uuid_v7(now() - interval '125 minutes'), org_id, id, 'note.kept', 'site:prime' from public.sites where slug = 'prime'"
+    )
+    hub.sql("select private.tick_monitors()")
+    assert hub.until(
+        lambda: hub.rows("select count(*) from public.agent_actions where agent = 'data-monitor'") == [(1,)]
+    )
+
+
+def test_the_alert_of_a_silent_site_is_explained_from_what_it_sent_last(own_hub: Hub) -> None:
+    silence_prime(own_hub)
+    [(alert, opened)] = own_hub.rows(
+        "select alerts.id, events.id from public.alerts join public.events on events.subject_id = alerts.id where kind = 'site_silent'"
+    )
+    [(last,)] = own_hub.rows("select id from public.events where type = 'note.kept'")
+
+    told, told_of = explained(own_hub, alert), explained(own_hub, opened)
+
+    assert [step["kind"] for step in told["chain"]] == ["event", "alert"]
+    assert (told["origin"]["kind"], told["chain"][0]["id"]) == ("outside", str(last))
+    assert told_of["chain"][:2] == told["chain"]
+
+
 def test_what_is_not_the_callers_is_not_there(hub: Hub, event: str) -> None:
     for id, who in ((uuid.uuid4(), "ADMIN"), (event, "CLOSER")):
         answer = hub.rpc("explain", who, id=str(id))
@@ -114,7 +176,8 @@ def test_what_is_not_the_callers_is_not_there(hub: Hub, event: str) -> None:
         assert (answer.status_code, answer.json()["details"]) == (404, "nothing_to_explain")
 
 
-def test_a_hundred_random_rows_lead_outside_or_to_a_person(own_hub: Hub) -> None:
+def test_a_hundred_random_rows_lead_outside_to_a_person_or_to_the_clock(own_hub: Hub) -> None:
+    silence_prime(own_hub)
     submitted = [
         own_hub.submit("prime", {"email": f"{uuid.uuid4().hex}@example.com", "message": f"number {number}"})[
             "event_id"
@@ -128,14 +191,44 @@ def test_a_hundred_random_rows_lead_outside_or_to_a_person(own_hub: Hub) -> None
         "select count(*) from public.events where type = 'lead.qualified' and cause_id = any(%s::uuid[])"
     )
     assert own_hub.until(lambda: own_hub.rows(qualified, submitted) == [(12,)])
+    winner, loser = (
+        str(contact) for (contact,) in own_hub.rows("select id from public.contacts order by id limit 2")
+    )
+    merged = web.post(
+        f"{own_hub.url}/rest/v1/rpc/merge_contacts",
+        json={"winner": winner, "loser": loser, "reason": "Same person."},
+        headers={"apikey": own_hub.env["SUPABASE_SECRET_KEY"]},
+    )
+    assert merged.status_code == 200
+    own_hub.sql(
+        "insert into public.invariants (name, description, sql) values ('pigs_fly', 'Pigs fly.', 'select null::uuid as org_id, ''no'' as found')"
+    )
+    own_hub.sql("select private.run_invariant('pigs_fly')")
+    # What the hub looked for by itself, and what came of that.
+    looks = {
+        str(id)
+        for (id,) in own_hub.rows(
+            "select id from public.events where type = 'monitor.due' or data ->> 'kind' = 'invariant'"
+            " union all select id from public.agent_actions where agent = 'data-monitor'"
+            " union all select deliveries.id from public.deliveries join public.events on events.id = event_id where type = 'monitor.due'"
+            " union all select id from public.alerts where kind = 'invariant'"
+        )
+    }
+    assert len(looks) == 5
     rows = own_hub.rows(
         "select id from public.events union all select id from public.agent_actions union all select id from public.deliveries"
         " union all select id from public.leads union all select id from public.alerts"
     )
 
-    kinds = [
-        own_hub.rpc("explain", "ADMIN", id=str(id)).raise_for_status().json()["origin"]["kind"]
+    kinds = {
+        str(id): own_hub.rpc("explain", "ADMIN", id=str(id)).raise_for_status().json()["origin"]["kind"]
         for (id,) in random.Random(7).sample(rows, min(100, len(rows)))
-    ]
+    }
 
-    assert set(kinds) <= {"outside", "person"}
+    assert {id for id, kind in kinds.items() if kind not in ("outside", "person")} == looks & kinds.keys()
+    assert {kinds[id] for id in looks & kinds.keys()} == {"clock"}
+    [(merge,)] = own_hub.rows("select id from public.events where type = 'contact.merged'")
+    assert explained(own_hub, merge)["origin"] == {
+        "kind": "person",
+        "says": "Somebody with the hub's secret key did it.",
+    }
