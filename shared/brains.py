@@ -10,11 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from shared import db, llm, log, settings
-from shared.envelopes import Delivery
+from shared.envelopes import Agent, Delivery
 from shared.errors import HubError
+from shared.outcomes import Unreadable
 
 
 class Prices(BaseModel):
@@ -60,6 +61,38 @@ class Brain(BaseModel):
         if self.limits.day_cents is not None and self.prices is None:
             raise ValueError("limits.day_cents needs prices")
         return self
+
+
+def version_of[Config: BaseModel](agent: Agent, shape: type[Config]) -> Config:
+    """The config of the version that shall decide, as this agent's function understands it."""
+    try:
+        return shape.model_validate(agent.config)
+    except ValidationError as error:
+        raise Unreadable(f"Version {agent.version} cannot be read: {_first_problem(error)}.") from None
+
+
+def _first_problem(error: ValidationError) -> str:
+    # What was written wrong tells more than what was left out.
+    problems = error.errors(include_url=False, include_context=False, include_input=False)
+    first = min(problems, key=lambda problem: problem["type"] == "missing")
+    field, words = (
+        ".".join(map(str, first["loc"])),
+        first["msg"].removeprefix("Value error, ").replace(" after validation", ""),
+    )
+    if not field:
+        return words
+    _, should, rest = words.removesuffix(".").partition(" should ")
+    return f"{field} {_WRONG.get(first['type'], f'should {rest}' if should else f'has a problem: {words}')}"
+
+
+# Where a library's words would speak of itself.
+_WRONG = {
+    "missing": "is missing",
+    "extra_forbidden": "is not known",
+    "tuple_type": "should be a valid list",
+    "model_type": "should be an object",
+    "dict_type": "should be an object",
+}
 
 
 @dataclass(slots=True)

@@ -40,6 +40,10 @@ class Retry(Exception):
         super().__init__(reason)
 
 
+class Unreadable(Exception):
+    """The version that shall decide cannot be read, in one sentence. Another may be published; a rehearsal is of this."""
+
+
 type Handle = Callable[[Delivery], Awaitable[Done]]
 type Settlement = dict[str, Any]
 
@@ -71,6 +75,9 @@ async def _outcome(delivery: Delivery, handle: Handle, seconds: float) -> Settle
         return settlement_of(delivery, "dead", error)
     except Retry as error:
         return settlement_of(delivery, "retry", error) | {"retry_after_seconds": error.after_seconds}
+    except Unreadable as error:
+        outcome = "dead" if delivery.mode == "shadow" else "retry"
+        return settlement_of(delivery, outcome) | {"error": _plain(str(error))}
     except Exception as error:  # a failing handler is that delivery's failure, and nobody else's
         if limit.expired():
             return settlement_of(delivery, "retry") | {"error": f"took longer than {seconds:g} s"}
@@ -83,5 +90,9 @@ async def _outcome(delivery: Delivery, handle: Handle, seconds: float) -> Settle
 def settlement_of(delivery: Delivery, outcome: str, error: Exception | None = None) -> Settlement:
     settlement = {"id": str(delivery.id), "lease_token": str(delivery.lease_token), "outcome": outcome}
     if error is not None:
-        settlement["error"] = log.masked(f"{type(error).__name__}: {error}".replace("\0", ""))
+        settlement["error"] = _plain(f"{type(error).__name__}: {error}")
     return settlement
+
+
+def _plain(text: str) -> str:
+    return log.masked(text.replace("\0", ""))

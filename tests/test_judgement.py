@@ -1,6 +1,7 @@
 """judgement: whatever a model answers, it moves a lead only as far as the version lets it."""
 
 import json
+import uuid
 from typing import Any
 
 import pytest
@@ -9,9 +10,12 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from test_qualification import CONFIG
 
+from shared import brains
 from shared.brains import Brain
 from shared.enquiries import Enquiry, Memory
+from shared.envelopes import Agent
 from shared.judgement import Judgement, Version, moved, question, read
+from shared.outcomes import Unreadable
 from shared.qualification import Qualification, qualify
 from shared.submissions import Submission
 
@@ -170,3 +174,24 @@ def test_without_a_word_of_the_model_the_rules_verdict_is_as_it_was() -> None:
     )
 
     assert (lead, goes_further) == (found, False)
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"rules": {"bands": "none"}}, "rules.bands should be a valid list"),
+        ({"rules": {"bands": []}}, "rules.bands should have at least 1 item, not 0"),
+        ({"rules": []}, "rules should be an object"),
+        ({"rules": CONFIG | {"base": 200}}, "rules.base should be less than or equal to 100"),
+        ({"rules": CONFIG | {"hue": 1}}, "rules.hue is not known"),
+        ({}, "rules.base is missing"),
+        ({"rules": CONFIG, "limits": {"day_cents": 1}}, "limits.day_cents needs prices"),
+    ],
+)
+def test_what_is_wrong_with_a_version_is_told_in_one_sentence(config: dict[str, Any], words: str) -> None:
+    agent = Agent(id=uuid.uuid4(), name="lead-qualifier", version=3, config=config)
+
+    with pytest.raises(Unreadable) as problem:
+        brains.version_of(agent, Version)
+
+    assert str(problem.value) == f"Version 3 cannot be read: {words}."

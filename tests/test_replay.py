@@ -139,6 +139,13 @@ def test_a_filter_by_contact_means_those_merged_into_it_too(broken: Hub) -> None
         ({"mode": "loud"}, 422, "unknown_mode"),
         ({"version": 1}, 422, "version_in_live_mode"),
         ({"mode": "shadow"}, 422, "unknown_subscription"),
+        ({"subscription": "lead-qualifer"}, 422, "unknown_subscription"),
+        ({"filter": {"site": "primo"}}, 422, "unknown_site"),
+        (
+            {"mode": "shadow", "subscription": "lead-qualifier", "filter": {"site": "primo"}},
+            422,
+            "unknown_site",
+        ),
         ({"mode": "shadow", "subscription": "lead-qualifier", "version": 999}, 404, "unknown_version"),
         (
             {"mode": "shadow", "subscription": "lead-qualifier", "filter": {"replayed_before": "2026-01-01"}},
@@ -290,6 +297,30 @@ def test_live_work_goes_before_a_rehearsal(busy_hub: Hub) -> None:
 
     assert [delivery["mode"] for delivery in batch] == ["live", "shadow", "shadow"]
     assert batch[0]["event"]["id"] == event
+
+
+def test_a_version_that_cannot_be_read_is_told_at_once(busy_hub: Hub) -> None:
+    version = busy_hub.rpc(
+        "create_version", "ADMIN", agent="lead-qualifier", config={"rules": {"bands": "none"}}
+    ).json()
+
+    said = subprocess.run(
+        ["make", "--silent", "rehearse", f"VERSION={version}", f"STATE={busy_hub.state}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        # Long before eight tries.
+        timeout=30,
+    )
+
+    error = f"Version {version} cannot be read: rules.bands should be a valid list."
+    assert error in said.stderr
+    assert "takes nothing" not in said.stderr
+    assert busy_hub.rows(
+        "select distinct deliveries.status::text, attempts, last_error from public.deliveries"
+        " join public.agent_versions on agent_versions.id = version_id where version = %s",
+        version,
+    ) == [("dead", 1, error)]
 
 
 def test_a_rehearsal_prints_what_would_change(busy_hub: Hub) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from shared import auth, deliveries, settings
+from shared import auth, brains, deliveries, settings
 from shared.endpoint import endpoint
 from shared.enquiries import Enquiry, Memory
 from shared.judgement import Version, judge
@@ -35,7 +35,7 @@ async def score(delivery: deliveries.Delivery) -> deliveries.Done:
     if agent is None or agent.config is None:
         raise deliveries.Permanent("the subscription has no agent with a published version")
 
-    version = Version.model_validate(agent.config)
+    version = brains.version_of(agent, Version)
     enquiry = Enquiry.of(delivery, version.rules)
     by_rules = qualify(enquiry.submission, delivery.contact, event.site, version.rules)
     verdict = await judge(delivery, enquiry, by_rules, version)

@@ -19,6 +19,8 @@ from operate.hub import Hub, Refused, settings
 
 # Seconds without any progress: a model may take its time, and live work goes before.
 PATIENCE = 60
+# What fails is tried again later and later.
+PATIENCE_WITH_FAILURES = 600
 _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
@@ -63,25 +65,42 @@ def _run(hub: Hub, subscription: str, version: int, filter: dict[str, str]) -> N
         dry_run=False,
     )
     for replay in asked["replay_ids"]:
-        ended, last_seen = -1, time.monotonic()
-        while not (progress := hub.call("replay_progress", replay_id=replay))["is_over"]:
-            print(
-                f"\rversion {version}: {progress['done']} of {progress['matched']}",
-                end="",
-                file=sys.stderr,
-                flush=True,
+        _wait(hub, subscription, version, replay)
+
+
+def _wait(hub: Hub, subscription: str, version: int, replay: str) -> None:
+    told: set[tuple[str, str]] = set()
+    seen, last_seen = None, time.monotonic()
+    while not (progress := hub.call("replay_progress", replay_id=replay))["is_over"]:
+        _say(version, progress, end="")
+        if not told:
+            _tell(progress["failed"][:1], told)
+        tries = sum(failed["attempts"] for failed in progress["failed"])
+        if (now := (progress["done"], progress["dead"], tries)) != seen:
+            seen, last_seen = now, time.monotonic()
+        elif time.monotonic() - last_seen > (PATIENCE_WITH_FAILURES if told else PATIENCE):
+            raise Refused(
+                f"\n{subscription} makes no more progress: what failed is told above."
+                if told
+                else f"\n{subscription} takes nothing: is it, its agent or its organization paused?"
+                " What waits is rehearsed when it runs again."
             )
-            if progress["done"] + progress["dead"] != ended:
-                ended, last_seen = progress["done"] + progress["dead"], time.monotonic()
-            elif time.monotonic() - last_seen > PATIENCE:
-                raise Refused(
-                    f"\n{subscription} takes nothing: is it, its agent or its organization paused?"
-                    " What waits is rehearsed when it runs again."
-                )
-            time.sleep(0.2)
-        print(f"\rversion {version}: {progress['done']} of {progress['matched']}", file=sys.stderr)
-        for failed in progress["failed"]:
-            print(f"  event {failed['event_id']}: {failed['error']}", file=sys.stderr)
+        time.sleep(0.2)
+    _say(version, progress, end="\n")
+    _tell(progress["failed"], told)
+
+
+def _say(version: int, progress: dict[str, Any], end: str) -> None:
+    count = f"\rversion {version}: {progress['done']} of {progress['matched']}"
+    print(count, end=end, file=sys.stderr, flush=True)
+
+
+def _tell(failures: list[dict[str, Any]], told: set[tuple[str, str]]) -> None:
+    for failed in failures:
+        failure = (failed["event_id"], failed["error"])
+        if failure not in told:
+            print(f"\r  event {failed['event_id']}: {failed['error']}", file=sys.stderr, flush=True)
+        told.add(failure)
 
 
 def _told(agent: str, compared: dict[str, Any]) -> list[str]:
