@@ -51,6 +51,28 @@ alter table public.sites
   add constraint sites_time_zone_known check (private.is_time_zone(time_zone)) not valid,
   add constraint sites_business_hours_form check (private.are_business_hours(business_hours)) not valid,
   add constraint sites_quiet_alert_after_range check (quiet_alert_after between interval '15 minutes' and interval '60 days') not valid;
+
+create function private.check_site_hours()
+returns trigger
+language plpgsql
+set search_path = ''
+as $$
+begin
+  if not private.is_time_zone(new.time_zone) then
+    perform private.fail(422, 'bad_time_zone', 'sites.time_zone is a name such as Pacific/Auckland.');
+  elsif not private.are_business_hours(new.business_hours) then
+    perform private.fail(422, 'bad_business_hours',
+      'sites.business_hours says when days open and close, as {"mon": ["07:30", "17:30"]}; the days are mon, tue, wed, thu, fri, sat and sun.');
+  elsif new.quiet_alert_after not between interval '15 minutes' and interval '60 days' then
+    perform private.fail(422, 'bad_quiet_alert_after', 'sites.quiet_alert_after is from 15 minutes to 60 days.');
+  end if;
+  return new;
+end;
+$$;
+comment on function private.check_site_hours is 'Trigger: what the constraints of these columns would refuse by their names is refused in words.';
+create trigger sites_hours before insert or update of time_zone, business_hours, quiet_alert_after on public.sites
+  for each row execute function private.check_site_hours();
+
 comment on column public.sites.business_hours is 'When each day opens and closes, in the site''s time zone; a day left out is closed, none at all: always open.';
 comment on column public.sites.quiet_alert_after is 'Open hours without a sign of life after which a site is silent at the latest; its own rate may say so sooner. To be raised for a site with little traffic.';
 

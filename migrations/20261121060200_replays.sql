@@ -453,6 +453,7 @@ set search_path = ''
 as $$
 declare
   organization uuid;
+  organizations uuid[] := '{}';
   replayed jsonb;
   ids jsonb := '[]';
   matched integer := 0;
@@ -471,6 +472,7 @@ begin
     union
     select private.my_orgs('events.replay')
   loop
+    organizations := organizations || organization;
     replayed := case mode
       when 'live' then private.replay_deliveries(organization, filter, subscription, dry_run)
       else private.rehearse_events(organization, filter, subscription, version, dry_run) end;
@@ -484,6 +486,18 @@ begin
   end if;
   if not is_known then
     perform private.fail(422, 'unknown_subscription', 'A shadow run needs the name of an agent''s subscription.');
+  end if;
+  -- Else a name that is mistyped would look like nothing to do.
+  if subscription is not null and not exists (
+    select from public.subscriptions
+    where subscriptions.org_id = any (organizations) and subscriptions.name = replay_my_events.subscription)
+  then
+    perform private.fail(422, 'unknown_subscription', format('You have no subscription %s.', subscription));
+  end if;
+  if filter ? 'site' and not exists (
+    select from public.sites where sites.org_id = any (organizations) and sites.slug = filter ->> 'site')
+  then
+    perform private.fail(422, 'unknown_site', format('You have no site %s.', filter ->> 'site'));
   end if;
   return jsonb_build_object(
     'matched', matched, 'more', more, 'began', now(), 'dry_run', dry_run, 'mode', mode, 'replay_ids', ids);

@@ -156,6 +156,13 @@ begin
       and ((select auth.role()) = 'service_role' or agents.org_id in (select private.my_orgs(agent_named.permission)))
     limit 2);
   if cardinality(meant) = 0 then
+    if exists (
+      select from public.agents
+      where agents.name = agent_named.agent and (agent_named.org_id is null or agents.org_id = agent_named.org_id)
+        and agents.org_id in (select private.my_orgs('agents.read')))
+    then
+      perform private.fail(403, 'not_permitted', format('Your role may see this agent; this needs the permission %s.', permission));
+    end if;
     perform private.fail(404, 'unknown_agent', 'There is no such agent of yours.');
   elsif cardinality(meant) > 1 then
     perform private.fail(422, 'which_organization', 'Several of your organizations have this agent: say which, as org_id.');

@@ -234,8 +234,23 @@ def test_an_event_is_handled_by_the_version_published_when_it_was_claimed(agent_
 
 @pytest.mark.parametrize("who", ["OPERATOR", "VIEWER", "CLOSER"])
 def test_only_admins_publish(agent_hub: Hub, who: str) -> None:
-    assert agent_hub.rpc("publish_version", who, agent="lead-qualifier", version=2).status_code == 404
-    assert agent_hub.rpc("create_version", who, agent="lead-qualifier", config={}).status_code == 404
+    for answer in (
+        agent_hub.rpc("publish_version", who, agent="lead-qualifier", version=2),
+        agent_hub.rpc("create_version", who, agent="lead-qualifier", config={}),
+    ):
+        assert (answer.status_code, answer.json()["details"]) == (403, "not_permitted")
+        assert "agents.publish" in answer.json()["message"]
+
+
+def test_of_an_agent_of_others_nobody_learns_that_it_is_there(agent_hub: Hub) -> None:
+    agent_hub.sql(
+        "with org as (insert into public.organizations (slug, name) values ('others', 'Others') returning id)"
+        " insert into public.agents (org_id, kind, name) select id, 'lead_qualifier', 'their-agent' from org"
+    )
+
+    for name in ("their-agent", "nobody"):
+        answer = agent_hub.rpc("publish_version", "ADMIN", agent=name, version=1)
+        assert (answer.status_code, answer.json()["details"]) == (404, "unknown_agent")
 
 
 def test_a_scorecard_equals_a_count_of_actions(agent_hub: Hub, contact: str) -> None:

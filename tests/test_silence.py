@@ -8,6 +8,7 @@ from zoneinfo import ZoneInfo
 
 import psycopg
 import pytest
+from hubs import web
 
 AUCKLAND = ZoneInfo("Pacific/Auckland")
 WEEKDAYS = '{"mon": ["07:30", "17:30"], "tue": ["07:30", "17:30"], "wed": ["07:30", "17:30"], "thu": ["07:30", "17:30"], "fri": ["07:30", "17:30"]}'
@@ -263,5 +264,19 @@ def test_each_hour_is_counted_once_however_often_it_is_counted(site: Site) -> No
 )
 def test_hours_that_no_clock_shows_are_refused(site: Site, change: dict[str, str]) -> None:
     ((column, value),) = change.items()
-    with pytest.raises(psycopg.errors.CheckViolation):
+    with pytest.raises(psycopg.Error) as refusal:
         site.hub.sql(f"update public.sites set {column} = %s where slug = %s", value, site.slug)
+    assert (refusal.value.sqlstate, refusal.value.diag.message_detail) == ("PT422", f"bad_{column}")
+
+
+def test_who_is_refused_is_told_what_would_be_right(hub: Any) -> None:
+    answer = web.patch(
+        f"{hub.url}/rest/v1/sites?slug=eq.prime",
+        json={"time_zone": "Auckland"},
+        headers=hub.signed_in("ADMIN"),
+    )
+
+    assert (answer.status_code, answer.json()["message"]) == (
+        422,
+        "sites.time_zone is a name such as Pacific/Auckland.",
+    )
