@@ -89,7 +89,7 @@ declare
   violations jsonb;
   problem text;
   violated record;
-  paused public.agents;
+  paused text;
 begin
   select * into strict invariant from public.invariants where invariants.name = run_invariant.name;
   begin
@@ -123,11 +123,25 @@ begin
     perform private.close_alert(violated.org_id, 'invariant_unchecked', invariant.name);
     if violated.count = 0 then
       perform private.close_alert(violated.org_id, 'invariant', invariant.name);
-    elsif private.open_alert(violated.org_id, 'invariant', invariant.name, invariant.severity,
-        format('%s Not so: %s', invariant.description, violated.examples[1]),
-        jsonb_build_object('violations', violated.count, 'examples', violated.examples, 'pauses', invariant.pauses)) then
+    else
       update public.agents set status = 'paused'
-      where agents.org_id = violated.org_id and agents.name = invariant.pauses and agents.status in ('idle', 'running');
+      where agents.org_id = violated.org_id and agents.name = invariant.pauses and agents.status in ('idle', 'running')
+        and not exists (
+          select from public.alerts
+          where alerts.org_id = violated.org_id and alerts.kind = 'invariant' and alerts.subject = invariant.name
+            and alerts.closed_at is null)
+      returning agents.name into paused;
+      -- Seen again, an alert says still what came of it when it opened.
+      paused := coalesce(paused, (
+        select alerts.details ->> 'paused' from public.alerts
+        where alerts.org_id = violated.org_id and alerts.kind = 'invariant' and alerts.subject = invariant.name
+          and alerts.closed_at is null));
+      perform private.open_alert(violated.org_id, 'invariant', invariant.name, invariant.severity,
+        concat_ws(' ',
+          format('%s Not so: %s.', invariant.description, rtrim(violated.examples[1], '.')),
+          'The agent ' || paused || ' was paused; to let it run again, set its status to idle in agents.'),
+        jsonb_strip_nulls(jsonb_build_object(
+          'violations', violated.count, 'examples', violated.examples, 'pauses', invariant.pauses, 'paused', paused)));
     end if;
   end loop;
   return jsonb_array_length(violations);

@@ -72,6 +72,7 @@ as $$
       when wishes.count = 0 then 'Nothing is brought to it: it has no subscription.'
       when agents.status in ('paused', 'blocked') then format('It is %s.', agents.status)
       when agents.autonomy = 'off' then 'It is switched off.'
+      when everything.is_paused then 'Everything is paused (system_controls).'
       when wishes.willing = 0 then 'Its subscription or its organization is paused.'
       when work.dead > 0 then format('%s deliveries are given up and wait for a replay.', work.dead)
       when work.waited > interval '1 minute' then format('Work has waited for %s seconds.', extract(epoch from work.waited)::integer)
@@ -79,6 +80,9 @@ as $$
     end
   from (values ('lead_qualifier'), ('data_monitor'), ('email_responder'), ('voice_intake'), ('campaign_dialer')) as known (kind)
   full join (select * from public.agents where agents.org_id = agent_components.org_id) as agents on agents.kind = known.kind
+  cross join (
+    select exists (select from public.system_controls where system_controls.name = 'global_pause' and system_controls.is_on) as is_paused
+  ) as everything
   left join public.agent_versions as versions on versions.agent_id = agents.id and versions.status = 'published'
   left join lateral (
     select count(*) as count, count(willing.id) as willing

@@ -161,7 +161,7 @@ def test_a_false_invariant_is_an_alert_within_a_minute(own_hub: Any) -> None:
 
     assert own_hub.until(lambda: is_open(own_hub, "pigs_fly"), 30)
     told = own_hub.rows("select data ->> 'message' from public.events where type = 'alert.opened'")
-    assert told == [("Made up. Not so: a pig stands",)]
+    assert told == [("Made up. Not so: a pig stands.",)]
     assert own_hub.rows("select count(*) from public.invariants where last_error is not null") == [(0,)]
 
     own_hub.sql("update public.invariants set enabled = false where name = 'pigs_fly'")
@@ -198,6 +198,14 @@ def test_it_pauses_the_agent_it_names_once(kept_hub: Any) -> None:
         kept_hub.sql("update public.agents set status = 'idle' where name = 'lead-qualifier'")
         run(kept_hub, "never_so")
         assert kept_hub.rows(status) == [("idle",)]
+        said = "The agent lead-qualifier was paused; to let it run again, set its status to idle in agents."
+        assert (
+            kept_hub.rows(
+                "select message from public.alerts where subject = 'never_so' union all"
+                " select data ->> 'message' from public.events where data ->> 'subject' = 'never_so'"
+            )
+            == [(f"Made up. Not so: so. {said}",)] * 2
+        )
     finally:
         kept_hub.sql("delete from public.invariants where name = 'never_so'")
     assert not is_open(kept_hub, "never_so")

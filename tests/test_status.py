@@ -99,6 +99,15 @@ def test_what_is_wrong_is_degraded_with_its_reason(watched: Hub) -> None:
         watched.sql("update public.agents set status = 'idle' where name = 'lead-qualifier'")
     assert watched.until(lambda: parts(watched)["agent", "lead-qualifier"][0] == "ok")
 
+    watched.sql("update public.system_controls set is_on = true")
+    try:
+        assert parts(watched)["agent", "lead-qualifier"] == (
+            "degraded",
+            "Everything is paused (system_controls).",
+        )
+    finally:
+        watched.sql("update public.system_controls set is_on = false")
+
     watched.sql("select private.bury_delivery(deliveries.id, 'no luck') from public.deliveries limit 1")
     assert parts(watched)["agent", "lead-qualifier"] == (
         "degraded",
