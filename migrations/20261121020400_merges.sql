@@ -342,7 +342,7 @@ begin
 
   with recursive returning_tree (id) as (
     select merge.loser_id
-    union all
+    union
     select deeper.loser_id
     from returning_tree
     join public.contact_merges as deeper

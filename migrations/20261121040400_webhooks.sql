@@ -102,6 +102,29 @@ comment on function private.drop_kick_clock is 'Trigger: a webhook that is gone 
 create trigger subscriptions_drop_kick_clock after delete on public.subscriptions
   for each row when (old.target_kind = 'webhook') execute function private.drop_kick_clock();
 
+-- As before, and no event hangs whoever writes it that is said to have caused itself.
+create or replace function private.has_acted_on_cause(cause_id uuid, subscription_id uuid)
+returns boolean
+language plpgsql
+stable
+set search_path = ''
+as $$
+#variable_conflict use_column
+begin
+  return exists (
+    with recursive chain (id) as (
+      select has_acted_on_cause.cause_id
+      union
+      select events.cause_id
+      from chain
+      join public.events on events.id = chain.id and events.cause_id is not null
+    )
+    select from chain
+    join public.deliveries on deliveries.event_id = chain.id
+    where deliveries.subscription_id = has_acted_on_cause.subscription_id);
+end;
+$$;
+
 -- An agent never acts on what came of its own action. A partner only reads, so it may well want what came of an event
 -- that it was sent; but not, in circles, that it cannot be reached.
 create function private.is_echo(event_id uuid, cause_id uuid, subscription_id uuid)
@@ -122,7 +145,7 @@ begin
     with recursive chain (id, type, data, cause_id) as (
       select events.id, events.type, events.data, events.cause_id
       from public.events where events.id = is_echo.event_id
-      union all
+      union
       select events.id, events.type, events.data, events.cause_id
       from chain
       join public.events on events.id = chain.cause_id

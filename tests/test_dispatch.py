@@ -122,6 +122,31 @@ def test_an_agent_does_not_act_on_what_came_of_its_own_action(
     assert hub.rows("select count(*) from public.events where type = %s", event_type(target)) == [(2,)]
 
 
+@pytest.mark.parametrize("kind", ["function", "webhook"])
+def test_an_event_that_caused_itself_hangs_nobody(hub: Any, target: str, kind: str) -> None:
+    # Without a delivery to look for, nobody walks.
+    emit(hub, target)
+    with psycopg.connect(hub.env["ADMIN_DATABASE_URL"]) as connection:
+        connection.execute("set local statement_timeout = '5s'")
+        if kind == "webhook":
+            connection.execute(
+                "insert into public.subscriptions (org_id, name, event_types, target_kind, target)"
+                " select org_id, name || '-abroad', event_types, 'webhook', 'https://partner.example/' from public.subscriptions where name = %s",
+                [target],
+            )
+        connection.execute(
+            "insert into public.events (id, cause_id, org_id, type) select circle.id, circle.id, organizations.id, %s"
+            " from public.organizations, (select private.uuid_v7() as id) as circle where slug = 'trades'",
+            [event_type(target)],
+        )
+        made = connection.execute(
+            "select count(*) from public.deliveries join public.events on events.id = event_id where type = %s and cause_id is not null",
+            [event_type(target)],
+        )
+        assert made.fetchone() == ({"function": 1, "webhook": 2}[kind],)
+        connection.rollback()
+
+
 def test_what_cannot_be_waited_for_is_waited_for_a_day(
     hub: Any, service: psycopg.Connection, target: str
 ) -> None:
