@@ -105,7 +105,7 @@ def test_a_silent_site_is_one_alert_until_its_next_form(own_hub: Any) -> None:
     own_hub.sql("update public.sites set business_hours = '{}'")
     own_hub.sql(
         "insert into public.events (id, org_id, site_id, type, source)"
-        " select private.uuid_v7(now() - interval '125 minutes'), org_id, id, 'note.kept', 'site:prime' from public.sites where slug = 'prime'"
+        " select private.uuid_v7(now() - interval '125 minutes'), org_id, id, 'call.received', 'site:prime' from public.sites where slug = 'prime'"
     )
     for minutes in (0, 15):
         tick(own_hub, minutes)
@@ -349,7 +349,7 @@ def test_a_site_that_refuses_many_signatures_is_found(own_hub: Any) -> None:
 def test_a_small_site_with_a_wrong_secret_is_found_until_one_is_accepted(own_hub: Any) -> None:
     own_hub.sql(
         "insert into public.events (id, org_id, site_id, type, source) select private.uuid_v7(now() - interval '2 minutes'), org_id, id,"
-        " 'note.kept', 'site:akf' from public.sites where slug = 'akf'"
+        " 'call.received', 'site:akf' from public.sites where slug = 'akf'"
     )
     look = "select private.run_checks(id, '{}', null) from public.organizations"
     refuse(own_hub, "akf", 4)

@@ -2,11 +2,12 @@
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from databases import Database
+from databases import Database, running_server
 from emulator.migrations import migrate
 
 PROJECT = Path(__file__).parents[1] / "supabase"
@@ -85,10 +86,12 @@ class Old:
 
 
 @pytest.fixture
-def old(database: Database, tmp_path: Path) -> Old:
+def old(tmp_path: Path) -> Iterator[Old]:
     folder = tmp_path / "old"
     folder.mkdir()
-    return Old(database, folder)
+    # Roles are a server's: one that another test left would be somebody else's.
+    with running_server() as server:
+        yield Old(server.fresh_database(), folder)
 
 
 def test_everything_of_before_is_still_there_and_known(old: Old, tmp_path: Path) -> None:
