@@ -81,6 +81,7 @@ def test_every_step_is_done_and_the_test_form_is_an_event(connected: tuple[Clone
     clone, printed = connected
 
     assert steps(printed) == dict.fromkeys(STEPS, "done")
+    assert f"knows no services of {SLUG} yet" in printed
     assert clone.hub.rows(
         "select sites.name, sites.url, allowed_origins, events.type, contacts.name from public.events"
         " join public.sites on sites.id = events.site_id join public.contacts on contacts.id = events.contact_id"

@@ -100,6 +100,11 @@ def connect(site: Site, hub: Target) -> None:
         try:
             event, is_new = send_test_event(site, connection, database)
             _report("test event", event, is_new)
+            if _has_no_services(site, database):
+                print(
+                    f"\nThe lead qualifier knows no services of {site.slug} yet, and judges its forms by urgency, budget"
+                    f" and completeness alone. rpc/create_version gives it some, under rules.services.{site.slug}."
+                )
         finally:
             print(f"\n{connection.paste(site.form)}\n")
 
@@ -129,6 +134,15 @@ def add_row(site: Site, database: Database) -> bool:
     if not _has_row(site, database):
         raise Refused(f"{_shown(site.row)} made no row: is its organization here?")
     return True
+
+
+def _has_no_services(site: Site, database: Database) -> bool:
+    query = (
+        "select from public.sites join public.agents on agents.org_id = sites.org_id and agents.kind = 'lead_qualifier'"
+        " join public.agent_versions on agent_id = agents.id and agent_versions.status = 'published'"
+        " where sites.slug = %s and not coalesce(config #> '{rules,services}' ? sites.slug, false)"
+    )
+    return database.execute(query, [site.slug]).fetchone() is not None
 
 
 def _has_row(site: Site, database: Database) -> bool:
