@@ -415,17 +415,21 @@ as $$
     jsonb_build_object('kinds', left(unknown.kinds, 200), 'events', unknown.count),
     sites.id
   from (
-    select latest.site_id, string_agg(distinct latest.type, ', ') as kinds, count(*) as count
+    select kinds.site_id, string_agg(kinds.type, ', ' order by kinds.type) as kinds, sum(kinds.count) as count
     from (
-      select events.site_id, events.type
-      from public.events
-      where events.org_id = check_kind_unknown.org_id and events.unrecognised
-      order by events.id desc
-      limit 1000
-    ) as latest
+      select latest.site_id, latest.type, count(*) as count
+      from (
+        select events.site_id, events.type
+        from public.events
+        where events.org_id = check_kind_unknown.org_id and events.unrecognised
+        order by events.id desc
+        limit 1000
+      ) as latest
+      group by latest.site_id, latest.type
+    ) as kinds
     -- Unless it has a name by now.
-    where private.canonical_type(latest.type) is null
-    group by latest.site_id
+    where private.canonical_type(kinds.type) is null
+    group by kinds.site_id
   ) as unknown
   join public.sites on sites.id = unknown.site_id;
 $$;

@@ -182,6 +182,25 @@ begin
 end;
 $$;
 
+create function private.due_targets(for_at_least interval default '0')
+returns setof text
+language sql
+stable
+set search_path = ''
+as $$
+  select distinct willing.target
+  from private.willing_subscriptions as willing
+  where exists (
+      select from public.deliveries
+      where deliveries.subscription_id = willing.id and deliveries.status in ('pending', 'failed')
+        and deliveries.mode = 'live' and deliveries.run_at <= now() - for_at_least)
+    or exists (
+      select from public.deliveries
+      where deliveries.subscription_id = willing.id and deliveries.status in ('pending', 'failed')
+        and deliveries.mode = 'shadow' and deliveries.run_at <= now() - for_at_least);
+$$;
+comment on function private.due_targets is 'Whoever has deliveries that have been due so long.';
+
 create or replace function private.sweep_deliveries()
 returns jsonb
 language plpgsql
@@ -219,19 +238,7 @@ begin
     end;
   end loop;
 
-  select count(*) filter (where private.kick(waiting.target)) into kicked
-  from (
-    select distinct willing.target
-    from private.willing_subscriptions as willing
-    where exists (
-        select from public.deliveries
-        where deliveries.subscription_id = willing.id and deliveries.status in ('pending', 'failed')
-          and deliveries.mode = 'live' and deliveries.run_at <= now())
-      or exists (
-        select from public.deliveries
-        where deliveries.subscription_id = willing.id and deliveries.status in ('pending', 'failed')
-          and deliveries.mode = 'shadow' and deliveries.run_at <= now())
-  ) as waiting;
+  select count(*) filter (where private.kick(waiting.target)) into kicked from private.due_targets() as waiting (target);
   return jsonb_build_object('lapsed', lapsed, 'kicked', kicked);
 end;
 $$;

@@ -19,16 +19,7 @@ begin
   return (
     select coalesce(jsonb_agg(overdue.target), '[]')
     from (
-      select distinct willing.target
-      from private.willing_subscriptions as willing
-      where exists (
-          select from public.deliveries
-          where deliveries.subscription_id = willing.id and deliveries.status in ('pending', 'failed')
-            and deliveries.mode = 'live' and deliveries.run_at <= now() - interval '10 seconds')
-        or exists (
-          select from public.deliveries
-          where deliveries.subscription_id = willing.id and deliveries.status in ('pending', 'failed')
-            and deliveries.mode = 'shadow' and deliveries.run_at <= now() - interval '10 seconds')
+      select due.target from private.due_targets(for_at_least => '10 seconds') as due (target)
       union
       select 'pull-site' where exists (select from private.due_pulls() as due where due.next_at <= now() - interval '1 minute')
       limit 100

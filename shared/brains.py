@@ -75,10 +75,8 @@ def _first_problem(error: ValidationError) -> str:
     # What was written wrong tells more than what was left out.
     problems = error.errors(include_url=False, include_context=False, include_input=False)
     first = min(problems, key=lambda problem: problem["type"] == "missing")
-    field, words = (
-        ".".join(map(str, first["loc"])),
-        first["msg"].removeprefix("Value error, ").replace(" after validation", ""),
-    )
+    field = ".".join(map(str, first["loc"]))
+    words = first["msg"].removeprefix("Value error, ").replace(" after validation", "")
     if not field:
         return words
     _, should, rest = words.removesuffix(".").partition(" should ")

@@ -8,9 +8,8 @@ nothing in words of its own.
 In a version's config, beside `rules`: `prompt`, `model` (null takes LLM_MODEL), `temperature`, `max_tokens`;
 `thresholds`, how many points the model may add or take; `next_steps`, what it may choose from for each band;
 `limits`: `seconds` (12 at most) and `tokens` of a run, `tries`, `rest_seconds` after failures, `runs` of a delivery,
-`day_tokens`, `day_cents`, of which a rehearsal takes half at most;
-`prices`, cents for a million tokens, `input` and `output`. An organization sets less for a day (UTC) in its
-settings: {"model": {"day_tokens": 100000, "day_cents": 200}}.
+`day_tokens`, `day_cents`, of which a rehearsal takes half at most; `prices`, cents for a million tokens, `input` and
+`output`. An organization sets less for a day (UTC) in its settings: {"model": {"day_tokens": 100000, "day_cents": 200}}.
 """
 
 import json

@@ -120,15 +120,13 @@ class Submission(BaseModel):
         enclosed = form.get("data")
         for fields in (form, enclosed) if isinstance(enclosed, dict) else (form,):
             for sent_as, value in fields.items():
+                if value is None or (isinstance(value, str) and not value.strip()):
+                    continue
                 name = cls._canonical.get(_plain(sent_as))
-                if (
-                    name is not None
-                    and value is not None
-                    and not (isinstance(value, str) and not value.strip())
-                ):
+                if name is not None:
                     known.setdefault(name, value)
         honeypot = known.pop(_HONEYPOT, None)
-        known["is_bot"] = isinstance(honeypot, str) and bool(honeypot.strip())
+        known["is_bot"] = isinstance(honeypot, str)
         try:
             return handler(known)
         except ValidationError as error:
@@ -146,7 +144,7 @@ class Submission(BaseModel):
     @property
     def event(self) -> tuple[str, bool]:
         """What happened, as the form says it, and whether it is sure to mean that."""
-        kind, type_ = (_kind(self.kind), _kind(self.type))
+        kind, type_ = _kind(self.kind), _kind(self.type)
         is_reachable = bool(self.email or self.phone)
         # A form may call something else its kind, as in "residential": then it is a form all the same.
         if kind:

@@ -9,10 +9,11 @@ partner serves its list to GET with `Authorization: Bearer <token>`:
          "next_cursor": "…", "has_more": true}
 
 in the order in which items came to be seen in it, so that whatever is new stands after the last cursor, which stays
-valid. The `id` is what a push of the same form has as `submission_id`, `webhook-id` or `Idempotency-Key`; a push without
-any is recognised by its content for a day, and what a page sent only if it says all that the item says. With `paging = 'since'` it is `since=<time>` instead of a cursor, answered in the
-order of `occurred_at`, the given time included. A page has at most 1,000 items and 5 MB, and comes within 20 seconds;
-429 and 503 may say `Retry-After`. Redirects are not followed.
+valid. The `id` is what a push of the same form has as `submission_id`, `webhook-id` or `Idempotency-Key`; a push
+without any is recognised by its content for a day, and what a page sent only if it says all that the item says. With
+`paging = 'since'` it is `since=<time>` instead of a cursor, answered in the order of `occurred_at`, the given time
+included. A page has at most 1,000 items and 5 MB, and comes within 20 seconds; 429 and 503 may say `Retry-After`.
+Redirects are not followed.
 
 An item that was pushed or pulled before adds nothing. A new one becomes what its push would have been, its
 event's source being `pull:<name>`; an unknown kind is stored and marked. One that cannot be recorded is kept in

@@ -20,17 +20,17 @@ SECONDS = 50.0
 @endpoint(caller=auth.hub, needs=(settings.Database, settings.Functions))
 async def sweep(_caller: None) -> dict[str, Any]:
     targets: list[str] = await db.call("overdue_targets")
-    async with outgoing.Client() as client:
-        answered = await asyncio.gather(*(_wake(client, target) for target in targets))
-    return {"overdue": len(targets), "woken": sum(answered)}
-
-
-async def _wake(client: outgoing.Client, target: str) -> bool:
+    if not targets:
+        return {"overdue": 0, "woken": 0}
     base = settings.load(settings.Functions).functions_url.rstrip("/")
-    headers = {
-        "apikey": settings.load(settings.Hub).invoke_secret.split(",")[0].strip(),
-        "content-type": "application/json",
-    }
+    key = settings.load(settings.Hub).invoke_secret.split(",")[0].strip()
+    async with outgoing.Client() as client:
+        woken = await asyncio.gather(*(_wake(client, base, key, target) for target in targets))
+    return {"overdue": len(targets), "woken": sum(woken)}
+
+
+async def _wake(client: outgoing.Client, base: str, key: str, target: str) -> bool:
+    headers = {"apikey": key, "content-type": "application/json"}
     try:
         answer = await client.post(f"{base}/{target}", orjson.dumps({"target": target}), headers, SECONDS)
     except (outgoing.Unreachable, outgoing.Forbidden) as error:
