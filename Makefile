@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help run new-site test check bench demo rehearse reset bundle deploy
+.PHONY: help run new-site migration seal test check bench demo rehearse reset bundle deploy
 
 PORT ?= 54321
 STATE ?= .state
@@ -16,6 +16,12 @@ run: .venv/.requirements.lock ## Run the hub on PORT (54321) with its data in ST
 
 new-site: .venv/.requirements.lock ## Connect a site to the running hub: NAME="Bob's Plumbing" URL=https://bobs.example
 	@$(PYTHON) -m operate.new_site --state "$(STATE)"
+
+migration: .venv/.requirements.lock ## Write the next migration from what supabase/schemas says: NAME=add_channels
+	@$(PYTHON) -m operate.make_migration "$(NAME)"
+
+seal: .venv/.requirements.lock ## Write down the hashes of new migrations; from then on they stay as they are
+	@$(PYTHON) -m operate.make_migration --seal
 
 test: .venv/.requirements-test.lock ## Run all tests, each on hubs of its own
 	@$(PYTHON) -m pytest -rs

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from databases import Database, Server, running_server
-from hubs import Hub, new_state, running_hub, start_hub
+from emulator.scratch import Database, Server, new_state, running_server
+from hubs import Hub, running_hub, start_hub
 
 
 @pytest.fixture(scope="session")

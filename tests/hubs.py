@@ -3,12 +3,10 @@
 import contextlib
 import os
 import shlex
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -18,6 +16,7 @@ from typing import Any
 import httpx
 import psycopg
 from emulator.postgres import binaries, unprivileged_account
+from emulator.scratch import new_state
 from emulator.state import State
 
 ROOT = Path(__file__).parents[1]
@@ -195,22 +194,6 @@ def start_hub(state: Path, port: int = 0, root: Path = ROOT, **environment: str)
     lines = (state / "hub.env").read_text().splitlines()
     env = {name: shlex.split(value)[0] for name, value in (line.split("=", 1) for line in lines)}
     return Hub(state, env, process)
-
-
-def _memory() -> str | None:
-    """A folder in memory, if there is much: to create a database's thousand files there takes a tenth of the time."""
-    with contextlib.suppress(FileNotFoundError):
-        if shutil.disk_usage("/dev/shm").free > 4e9:
-            return "/dev/shm"
-    return None
-
-
-@contextlib.contextmanager
-def new_state() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="hub-", dir=_memory()) as folder:
-        # A database server that has stepped down from root must be able to pass through.
-        Path(folder).chmod(0o755)
-        yield Path(folder) / "state"
 
 
 @contextlib.contextmanager

@@ -2,7 +2,7 @@
 
 import psycopg
 import pytest
-from databases import Database
+from emulator.scratch import Database
 
 API_ROLES = ("anon", "authenticated", "service_role")
 

@@ -232,7 +232,7 @@ def test_a_violation_is_of_its_organization_or_of_all(kept_hub: Any) -> None:
     "attempt",
     [
         "select null::uuid as org_id, net.http_post('http://127.0.0.1:1')::text as found",
-        "select null::uuid as org_id, setval('private.kicked_' || md5('lead-qualifier'), 1)::text as found",
+        "select null::uuid as org_id, nextval('private.site_turns_aside_slot_seq')::text as found",
         "select null::uuid as org_id, vault.create_secret('x')::text as found",
         "select null::uuid as org_id, decrypted_secret as found from vault.decrypted_secrets",
         "select null::uuid as org_id, encode(sha256, 'hex') as found from private.site_secrets",

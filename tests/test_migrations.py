@@ -11,8 +11,8 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from databases import Database
 from emulator.migrations import MigrationRefused, migrate
+from emulator.scratch import Database
 from emulator.statements import statements
 from scale import scaled
 
@@ -74,13 +74,18 @@ def test_a_failing_statement_undoes_its_whole_file_and_no_other(database: Databa
     assert database.rows("select to_regclass('public.kept_out')") == [(None,)]
 
 
-def test_an_edited_file_is_named_in_a_warning(database: Database, project: Path) -> None:
+def test_a_database_made_with_another_text_of_a_file_is_refused_in_one_sentence(
+    database: Database, project: Path
+) -> None:
     run(database, project)
     write(project, "1_pets.sql", "create table public.pets (name text not null);\n")
 
-    assert run(database, project) == [
-        "warning: 1_pets.sql was edited after it was applied; a change belongs in a new file"
-    ]
+    with pytest.raises(
+        MigrationRefused, match=r"^1_pets\.sql is not what this database was made with: [^\n]+$"
+    ):
+        run(database, project)
+
+    assert len(history(database)) == 2
 
 
 def test_a_late_file_is_refused(database: Database, project: Path) -> None:

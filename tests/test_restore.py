@@ -5,7 +5,7 @@ import subprocess
 from typing import Any
 
 import psycopg
-from databases import Database, Server
+from emulator.scratch import Database, Server
 from emulator.state import State
 from hubs import postgres_binary, web
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import httpx
 import psycopg
 import pytest
-from databases import Database, Server, running_postgres
 from emulator.postgres import Postgres, PostgresUnavailable, free_port, remove, unprivileged_account
 from emulator.process import Child
+from emulator.scratch import Database, Server, running_postgres
 from emulator.state import State
 from hubs import ROOT, Hub, running_hub, start_hub, web
 

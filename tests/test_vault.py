@@ -2,7 +2,7 @@
 
 import psycopg
 import pytest
-from databases import Database
+from emulator.scratch import Database
 
 
 def test_a_secret_comes_back_as_it_went_in(database: Database) -> None:

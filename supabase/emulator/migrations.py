@@ -60,8 +60,8 @@ def migrate(database_url: str, project: Path, environment: Mapping[str, str], sa
         connection.execute(HISTORY)
         config = project / "config.toml"
         settings = tomllib.loads(config.read_text()).get("db", {}) if config.exists() else {}
-        _store_vault_secrets(connection, settings.get("vault", {}), environment)
-        applied = _apply_missing(connection, project / "migrations", say)
+        store_vault_secrets(connection, settings.get("vault", {}), environment)
+        applied = _apply_missing(connection, project / "migrations")
         for pattern in settings.get("seed", {}).get("sql_paths", ["./seed.sql"]):
             for file in sorted(project.glob(pattern)):
                 _seed(connection, project, file, say)
@@ -69,7 +69,7 @@ def migrate(database_url: str, project: Path, environment: Mapping[str, str], sa
         say(f"applied {applied} migration{'s' if applied > 1 else ''}")
 
 
-def _store_vault_secrets(
+def store_vault_secrets(
     connection: Connection, secrets: Mapping[str, str], environment: Mapping[str, str]
 ) -> None:
     with connection.transaction():
@@ -89,7 +89,7 @@ def _resolve(reference: str, environment: Mapping[str, str]) -> str:
     return environment[match["name"]] if match else reference
 
 
-def _apply_missing(connection: Connection, folder: Path, say: Say) -> int:
+def _apply_missing(connection: Connection, folder: Path) -> int:
     files = _migrations(folder)
     history: dict[str, list[str] | None] = dict(
         connection.execute("select version, statements from supabase_migrations.schema_migrations").fetchall()
@@ -100,7 +100,10 @@ def _apply_missing(connection: Connection, folder: Path, say: Say) -> int:
         if file.version not in history:
             missing.append(file)
         elif history[file.version] not in (None, file.statements):
-            say(f"warning: {file.path.name} was edited after it was applied; a change belongs in a new file")
+            raise MigrationRefused(
+                f"{file.path.name} is not what this database was made with: its text has changed since. "
+                "Check out the version that has the old text, or begin anew with `make reset`."
+            )
     for file in missing:
         _apply(connection, file)
     return len(missing)

@@ -1,0 +1,42 @@
+-- What can happen: names, other names for them, who may say so, their schemas and samples.
+
+insert into public.event_types (name, description, aliases, from_sites, makes_lead, schema, sample) values
+  ('form.submitted', 'Somebody sent a form of a site.', '{form_submit,form_submission,form_submitted,form}', true, true,
+   '{"type": "object"}',
+   '{"name": "Jo Smith", "email": "jo@example.com", "message": "Please ring me about a switchboard."}'),
+  ('booking.placed', 'Somebody booked a service for a time and a place.', '{booking,booking_placed,booking_created,booking.created}', true, true,
+   '{"type": "object", "required": ["service", "address", "slot", "recurrence", "form"],
+     "properties": {"service": {"type": ["string", "null"]}, "address": {"type": ["string", "null"]},
+                    "slot": {"type": ["string", "null"]}, "recurrence": {"type": "string"}, "form": {"type": "object"}}}',
+   '{"name": "Jo Smith", "email": "jo@example.com", "service": "Deep clean", "address": "12 Ponsonby Road, Auckland",
+     "slot": "2026-12-01T09:30", "recurrence": "fortnightly",
+     "form": {"full_name": "Jo Smith", "email_address": "jo@example.com", "service_type": "Deep clean",
+              "service_address": "12 Ponsonby Road, Auckland", "booking_date": "2026-12-01", "booking_time": "9:30", "frequency": "every 2 weeks"}}'),
+  ('lead.received', 'A lead came from a pipeline, an advertisement or a directory.', '{lead,new_lead,lead_received}', true, true,
+   '{"type": "object"}', '{"name": "Jo Smith", "phone": "021 555 0147", "source": "directory", "message": "Wants a quote for rewiring."}'),
+  ('call.received', 'Somebody rang.', '{voice_call,voice.call,call,call_received}', true, false,
+   '{"type": "object"}', '{"phone": "+64215550147", "duration_seconds": 95, "summary": "Asked for a visit on Tuesday."}'),
+  ('email.received', 'Somebody wrote an e-mail.', '{email,email_received,inbound_email}', true, false,
+   '{"type": "object"}', '{"email": "jo@example.com", "subject": "Quote", "message": "Could you quote for a heat pump?"}');
+
+insert into public.event_types (name, description, schema, sample) values
+  ('submission.quarantined', 'A submission that looks like spam; kept, not acted upon.',
+   '{"type": "object", "required": ["reason", "submission"]}', '{"reason": "honeypot", "submission": {}}'),
+  ('lead.qualified', 'An agent scored a lead.',
+   '{"type": "object", "required": ["score", "band"]}',
+   '{"score": 82, "band": "A", "next_step": "Ring within the hour."}'),
+  ('delivery.dead', 'A delivery used up its attempts and waits for a person.',
+   '{"type": "object", "required": ["delivery_id", "subscription", "error"]}',
+   '{"delivery_id": "…", "subscription": "lead-qualifier", "error": "ValueError: …"}'),
+  ('contact.merged', 'A contact was merged into this one.', '{"type": "object", "required": ["merge_id", "loser_id"]}',
+   '{"merge_id": "…", "loser_id": "…", "reason": "Same person, two addresses."}'),
+  ('contact.unmerged', 'A merge was undone: this contact stands by itself again.', '{"type": "object", "required": ["merge_id", "winner_id"]}',
+   '{"merge_id": "…", "winner_id": "…"}'),
+  ('contact.opted_out', 'Somebody does not want to hear from us, on a channel or at all.', '{"type": "object", "required": ["reason"]}',
+   '{"reason": "STOP", "channel": "sms", "kind": "phone"}'),
+  ('alert.opened', 'Something needs a person''s eye.', '{"type": "object", "required": ["alert_id", "kind", "subject", "severity", "message"]}',
+   '{"alert_id": "…", "kind": "site_silent", "subject": "prime", "severity": "warning", "message": "prime has sent nothing for 2.1 open hours.", "details": {}}'),
+  ('alert.closed', 'What an alert was about is over.', '{"type": "object", "required": ["alert_id", "kind", "subject"]}',
+   '{"alert_id": "…", "kind": "site_silent", "subject": "prime", "severity": "warning", "message": "prime has sent nothing for 2.1 open hours.", "details": {}}'),
+  ('monitor.due', 'A quarter of an hour has begun: the data monitor looks.', '{"type": "object", "required": ["quarter"]}',
+   '{"quarter": "2026-11-21T10:15:00Z"}');

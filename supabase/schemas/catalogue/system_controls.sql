@@ -1,0 +1,3 @@
+-- The hub's switches.
+
+insert into public.system_controls (name) values ('global_pause');

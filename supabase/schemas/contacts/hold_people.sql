@@ -1,0 +1,62 @@
+-- Locking people whole, for a merge or its undoing.
+--
+-- A merge never waits for a row while it holds another: it takes all it needs at once or lets go and tries again.
+
+create function private.hold_people(contacts uuid[])
+returns void
+language plpgsql
+set search_path = ''
+as $$
+declare
+  give_up timestamptz := clock_timestamp() + interval '5 seconds';
+begin
+  loop
+    begin
+      perform private.take_people(contacts);
+      return;
+    exception when lock_not_available or deadlock_detected then
+      -- What was taken is let go with the block: whoever is ahead finishes, then we come again.
+      if clock_timestamp() > give_up then
+        perform private.fail(503, 'contacts_busy', 'Something else is being done with these contacts. Try again.');
+      end if;
+      perform pg_sleep(0.002 + random() * 0.02);
+    end;
+  end loop;
+end;
+$$;
+comment on function private.hold_people is 'Lock some people whole until the end of the transaction.';
+
+create function private.take_people(contacts uuid[])
+returns void
+language plpgsql
+set search_path = ''
+as $$
+declare
+  org uuid := (select contacts.org_id from public.contacts where contacts.id = any (take_people.contacts) limit 1);
+  people uuid[];
+  family uuid[];
+  keys text[];
+begin
+  select array_agg(distinct private.visible_contact(id)) into people from unnest(take_people.contacts) as id;
+  family := array(select unnest(private.contact_family(person)) from unnest(people) as person order by 1);
+  keys := array(
+    select identifiers.match_key from public.contact_identifiers as identifiers
+    where identifiers.org_id = org and identifiers.contact_id = any (people)
+    order by identifiers.id);
+
+  -- Waits its turn among the submissions of these people, then keeps the others out.
+  perform private.lock_identifiers(org, keys);
+  perform from public.contacts where contacts.id = any (family) order by contacts.id for update nowait;
+  perform from public.leads where leads.org_id = org and leads.contact_id = any (people) order by leads.id for update nowait;
+
+  if keys is distinct from array(
+      select identifiers.match_key from public.contact_identifiers as identifiers
+      where identifiers.org_id = org and identifiers.contact_id = any (people)
+      order by identifiers.id for update nowait)
+    or family is distinct from array(select unnest(private.contact_family(person)) from unnest(people) as person order by 1)
+  then
+    raise exception 'these contacts changed meanwhile' using errcode = 'lock_not_available';
+  end if;
+end;
+$$;
+comment on function private.take_people is 'Lock some people whole (identifiers, contacts, leads), or fail at once.';

@@ -1,0 +1,27 @@
+-- The open lead of a contact at a site: found, or made.
+
+create function private.open_lead(org uuid, contact uuid, site uuid, source text)
+returns uuid
+language plpgsql
+set search_path = ''
+as $$
+declare
+  person constant uuid := private.visible_contact(contact);
+  lead uuid;
+begin
+  -- resolve_contact still holds its lock on this person: nobody else opens the same lead meanwhile.
+  select leads.id into lead
+  from public.leads
+  where leads.org_id = org and leads.contact_id = person and leads.site_id = site
+    and leads.stage not in ('won', 'lost') and leads.folded_into is null;
+  if lead is null then
+    insert into public.leads (org_id, contact_id, home_id, site_id, source)
+    values (org, person, nullif(contact, person), site, open_lead.source)
+    on conflict (org_id, contact_id, site_id) where stage not in ('won', 'lost') and folded_into is null
+      do update set updated_at = now()
+    returning leads.id into lead;
+  end if;
+  return lead;
+end;
+$$;
+comment on function private.open_lead is 'The open lead of a contact at a site: found, or made.';

@@ -1,0 +1,151 @@
+-- Resolving: whose submission this is. An address decides; a number decides when the name agrees with one person.
+--
+-- The answer is the contact by whose identifier it came. While that one is merged into another it is seen under that
+-- other, and leads open there; but the event keeps whose it is, so an unmerge has nothing to guess. What stays
+-- ambiguous becomes a new contact and a row for a person to judge.
+
+create function private.resolve_contact(org_id uuid, name text, email text, phone text, event_id uuid default null)
+returns uuid
+language plpgsql
+set search_path = ''
+as $$
+declare
+  email_key text := private.email_key(email);
+  home uuid;
+  person uuid;
+  phone_is_known boolean := false;
+  email_is_new boolean := false;
+  phone_is_new boolean := false;
+begin
+  perform private.lock_identifiers(resolve_contact.org_id, array[email_key, phone]);
+
+  if email is not null then
+    select coalesce(known.home_id, known.contact_id), known.contact_id into home, person
+    from public.contact_identifiers as known
+    where known.org_id = resolve_contact.org_id and known.kind = 'email' and known.match_key = email_key
+      and known.strength = 'strong';
+    email_is_new := home is null;
+  end if;
+  if phone is not null then
+    phone_is_known := exists (
+      select from public.contact_identifiers as known
+      where known.org_id = resolve_contact.org_id and known.kind = 'phone' and known.match_key = phone);
+    if phone_is_known and home is null then
+      home := private.holder_of_phone(resolve_contact.org_id, phone, coalesce(name, ''), email is not null);
+      person := private.visible_contact(home);
+    end if;
+    phone_is_new := not phone_is_known or not exists (
+      select from public.contact_identifiers as known
+      where known.org_id = resolve_contact.org_id and known.kind = 'phone' and known.match_key = phone
+        and coalesce(known.home_id, known.contact_id) = home);
+  end if;
+  if home is null then
+    insert into public.contacts (org_id, name) values (resolve_contact.org_id, nullif(name, '')) returning id into home;
+    person := home;
+  end if;
+
+  if email_is_new or phone_is_new then
+    insert into public.contact_identifiers (org_id, contact_id, home_id, kind, value, strength, event_id)
+    select resolve_contact.org_id, person, nullif(home, person), kind::public.identifier_kind, value,
+           strength::public.identifier_strength, resolve_contact.event_id
+    from (values ('email', email, 'strong', email_is_new), ('phone', phone, 'weak', phone_is_new)) as given (kind, value, strength, is_new)
+    where is_new
+    -- An address may be here already as a weak one, from before there was a key.
+    on conflict do nothing;
+  end if;
+  if phone_is_new and phone_is_known then
+    perform private.doubt_holders(resolve_contact.org_id, home, person, phone);
+  end if;
+  return home;
+end;
+$$;
+comment on function private.resolve_contact is 'The contact of a person who gave a name, an address, a number: found, or made.';
+
+create function private.lock_identifiers(org_id uuid, match_keys text[])
+returns void
+language plpgsql
+set search_path = ''
+as $$
+begin
+  -- Whoever else brings the same address or number waits here, and so does a merge.
+  -- Sorted by key: two transactions with the same two identifiers cannot lock crosswise.
+  perform pg_advisory_xact_lock(key)
+  from (
+    select distinct hashtextextended(lock_identifiers.org_id || match_key, 0) as key
+    from unnest(match_keys) as match_key
+    where match_key is not null
+    order by 1
+  ) as keys;
+end;
+$$;
+comment on function private.lock_identifiers is 'Until the end of the transaction, nobody else resolves, merges or unmerges who has one of these.';
+
+-- A number decides only for one person. Where several agree by name, it is whoever is known by the number alone.
+create function private.holder_of_phone(org_id uuid, phone text, name text, has_email boolean)
+returns uuid
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+  homes uuid[];
+  persons uuid[];
+begin
+  with holders as (
+    select coalesce(known.home_id, known.contact_id) as home, known.contact_id as person, contacts.name
+    from public.contact_identifiers as known
+    join public.contacts on contacts.id = coalesce(known.home_id, known.contact_id)
+    where known.org_id = holder_of_phone.org_id and known.kind = 'phone' and known.match_key = holder_of_phone.phone
+    -- A number that more than fifty people gave says nothing; the newest are where one of them comes back.
+    order by coalesce(known.home_id, known.contact_id) desc
+    limit 50
+  ), agreeing as (
+    select home, person, private.name_words(holders.name) <@ private.name_words(holder_of_phone.name)
+                     and private.name_words(holder_of_phone.name) <@ private.name_words(holders.name) as is_exact
+    from holders
+    -- No name on either side agrees on nothing: then a new address is another person's.
+    where private.names_agree(holders.name, holder_of_phone.name) and (holder_of_phone.name <> '' or not has_email)
+  ), best as (
+    select home, person from agreeing
+    where is_exact or not exists (select from agreeing where is_exact)
+  )
+  select array_agg(home order by home), array_agg(distinct person) into homes, persons from best;
+
+  if cardinality(persons) = 1 then
+    return homes[1];
+  elsif has_email then
+    return null;
+  end if;
+  return (
+    select person from unnest(persons) as person
+    where not exists (
+      select from public.contact_identifiers as strong
+      where strong.org_id = holder_of_phone.org_id and strong.contact_id = person and strong.strength = 'strong')
+    order by person
+    limit 1);
+end;
+$$;
+comment on function private.holder_of_phone is 'The one contact whose phone this is, judging by the name; null when there is none or no telling.';
+
+-- Once, when a contact first gives a number: who else has it may be the same person.
+create function private.doubt_holders(org_id uuid, home uuid, person uuid, phone text)
+returns void
+language plpgsql
+set search_path = ''
+as $$
+begin
+  insert into public.merge_candidates (org_id, contact_id, other_id, reason)
+  select doubt_holders.org_id, least(doubt_holders.home, holder.home), greatest(doubt_holders.home, holder.home), 'same phone'
+  from (
+    select coalesce(known.home_id, known.contact_id) as home
+    from public.contact_identifiers as known
+    where known.org_id = doubt_holders.org_id and known.kind = 'phone' and known.match_key = doubt_holders.phone
+      and known.contact_id <> doubt_holders.person
+    order by coalesce(known.home_id, known.contact_id) desc
+    limit 5
+  ) as holder
+  order by 1, 2, 3
+  on conflict on constraint merge_candidates_pair do nothing;
+end;
+$$;
+comment on function private.doubt_holders is 'Let a person judge whether a contact is one of those who gave the same number.';

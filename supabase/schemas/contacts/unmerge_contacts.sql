@@ -1,0 +1,74 @@
+-- Taking a merge back.
+
+create function public.unmerge_contacts(merge_id uuid)
+returns jsonb
+language sql
+set search_path = ''
+as $$
+  select private.unmerge_my_contacts(merge_id);
+$$;
+comment on function public.unmerge_contacts is 'Undo a merge: the loser gets back what is its own, also what came by its identifiers since.';
+grant execute on function public.unmerge_contacts to authenticated, service_role;
+
+-- security definer: who may is asked here, by the caller's own permission.
+create function private.unmerge_my_contacts(merge_id uuid)
+returns jsonb
+language plpgsql
+security definer
+set search_path = ''
+as $$
+begin
+  perform private.permit(
+    (select contact_merges.org_id from public.contact_merges where contact_merges.id = unmerge_my_contacts.merge_id), 'contacts.merge');
+  perform private.unmerge_people(merge_id);
+  return jsonb_build_object('merge_id', merge_id, 'undone', true);
+end;
+$$;
+comment on function private.unmerge_my_contacts is 'Undo a merge within the caller''s organizations.';
+grant execute on function private.unmerge_my_contacts to authenticated, service_role;
+
+create function private.unmerge_people(merge_id uuid)
+returns void
+language plpgsql
+set search_path = ''
+as $$
+declare
+  merge public.contact_merges;
+  person uuid;
+  returning_ids uuid[];
+begin
+  select contact_merges.* into merge from public.contact_merges where contact_merges.id = merge_id;
+  perform private.hold_people(array[merge.loser_id]);
+  -- Asked again: somebody else may have undone it while we waited.
+  select contact_merges.* into merge from public.contact_merges where contact_merges.id = merge_id;
+  if merge.undone_at is not null then
+    perform private.fail(409, 'already_undone', 'This merge is undone already.');
+  end if;
+  person := private.visible_contact(merge.loser_id);
+
+  with recursive returning_tree (id) as (
+    select merge.loser_id
+    union
+    select deeper.loser_id
+    from returning_tree
+    join public.contact_merges as deeper
+      on deeper.org_id = merge.org_id and deeper.winner_id = returning_tree.id and deeper.undone_at is null
+  )
+  select array_agg(returning_tree.id) into returning_ids from returning_tree;
+
+  update public.contact_merges set undone_at = clock_timestamp(), undone_by = (select auth.uid()) where contact_merges.id = merge.id;
+  update public.contacts set merged_into = nullif(merge.loser_id, contacts.id) where contacts.id = any (returning_ids);
+  perform private.move_rows(merge.org_id, person, merge.loser_id, returning_ids);
+  perform private.unfold_leads(merge.org_id, array[person, merge.loser_id]);
+  perform private.reopen_leads(
+    merge.org_id, private.contact_family(person) || private.contact_family(merge.loser_id), merge.merged_at);
+  -- Who takes back what the queue proposed has decided it.
+  update public.merge_candidates set decision = 'keep_apart', decided_at = now(), decided_by = (select auth.uid())
+  where merge_candidates.id = merge.candidate_id;
+
+  insert into public.events (org_id, type, contact_id, subject_type, subject_id, source, data)
+  values (merge.org_id, 'contact.unmerged', merge.loser_id, 'contact', person, private.doer(),
+          jsonb_build_object('merge_id', merge.id, 'winner_id', merge.winner_id));
+end;
+$$;
+comment on function private.unmerge_people is 'Undo a merge: what is the loser''s by itself, before or since, returns to it.';

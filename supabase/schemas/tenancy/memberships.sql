@@ -1,0 +1,38 @@
+-- Memberships: who belongs to an organization, in which role.
+
+create table public.memberships (
+  org_id      uuid not null references public.organizations (id),
+  user_id     uuid not null references auth.users (id) on delete cascade,
+  role        public.member_role not null,
+  can_approve boolean not null default false,
+  created_at  timestamptz not null default now(),
+  updated_at  timestamptz not null default now(),
+
+  primary key (org_id, user_id)
+);
+comment on table public.memberships is 'Who belongs to an organization, in which role.';
+create index memberships_user_idx on public.memberships (user_id);
+
+create trigger memberships_touch before update on public.memberships
+  for each row execute function private.touch_updated_at();
+create trigger memberships_audit after insert or update or delete on public.memberships
+  for each row execute function private.audit_change('all');
+
+alter table public.memberships enable row level security;
+alter table public.memberships force row level security;
+grant select on public.memberships to authenticated, service_role;
+create policy "members see who belongs to their organizations" on public.memberships for select to authenticated
+  using (org_id in (select private.my_orgs('memberships.read')));
+
+create function private.add_member(org_slug text, user_id uuid, role text)
+returns void
+language sql
+set search_path = ''
+as $$
+  insert into public.memberships (org_id, user_id, role)
+  select organizations.id, add_member.user_id, add_member.role::public.member_role
+  from public.organizations
+  where organizations.slug = org_slug
+  on conflict on constraint memberships_pkey do update set role = excluded.role;
+$$;
+comment on function private.add_member is 'Make somebody a member, or change the role.';

@@ -1,0 +1,17 @@
+-- What each role may do: the one place where rights stand. Policies and API checks read the same rows.
+
+create type public.member_role as enum ('admin', 'operator', 'closer', 'viewer');
+
+create table public.role_permissions (
+  role       public.member_role not null,
+  permission text not null,
+
+  primary key (role, permission)
+);
+comment on table public.role_permissions is 'What each role may do. Policies and API checks both read it.';
+
+alter table public.role_permissions enable row level security;
+alter table public.role_permissions force row level security;
+grant select on public.role_permissions to authenticated, service_role;
+create policy "everybody signed in may read what roles may do" on public.role_permissions for select to authenticated
+  using ((select auth.uid()) is not null);

@@ -1,0 +1,60 @@
+-- Arrivals: what sites sent or had fetched from them, and when a site last did.
+--
+-- What a site sends has a source of site:<slug> or, fetched from it, pull:<name>. Where a pull makes up for what a push
+-- loses, what was pulled does not say that the push lives.
+
+create view private.arrivals as
+  select events.id, events.org_id, events.site_id, left(events.source, 5) as way
+  from public.events
+  where left(events.source, 5) in ('site:', 'pull:') and events.data ->> 'submission_id' is distinct from 'test-event';
+comment on view private.arrivals is 'What sites sent or had fetched from them, without the form by which `make new-site` tries a connection.';
+
+create function private.last_arrival(site public.sites, before timestamptz)
+returns timestamptz
+language sql
+stable
+set search_path = ''
+as $$
+  select private.uuid_v7_time(arrivals.id)
+  from private.arrivals
+  where arrivals.org_id = site.org_id and arrivals.site_id = site.id
+    -- Asked once, not for each arrival.
+    and arrivals.way = any ((select private.ways_of_life(site))::text[])
+    and arrivals.id < private.uuid_v7_floor(before)
+  order by arrivals.id desc
+  limit 1;
+$$;
+comment on function private.last_arrival is 'When a site last sent anything at all before a time.';
+
+create function private.first_arrival(site public.sites)
+returns timestamptz
+language sql
+stable
+set search_path = ''
+as $$
+  select private.uuid_v7_time(arrivals.id)
+  from private.arrivals
+  where arrivals.org_id = site.org_id and arrivals.site_id = site.id
+    and arrivals.way = any ((select private.ways_of_life(site))::text[])
+  order by arrivals.id
+  limit 1;
+$$;
+comment on function private.first_arrival is 'When a site first sent anything.';
+
+create function private.ways_of_life(site public.sites)
+returns text[]
+language plpgsql
+stable
+set search_path = ''
+as $$
+begin
+  if exists (
+    select from public.pull_sources
+    where pull_sources.org_id = site.org_id and pull_sources.site_id = site.id and pull_sources.enabled and pull_sources.pushes
+  ) then
+    return '{site:}';
+  end if;
+  return '{site:,pull:}';
+end;
+$$;
+comment on function private.ways_of_life is 'Which ways of arrival show that a site lives: of one that pushes and is pulled as well, its pushes alone.';

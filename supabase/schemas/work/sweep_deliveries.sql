@@ -1,0 +1,63 @@
+-- The sweep: take back what lost its lease and wake whoever has something due.
+
+create function private.sweep_deliveries()
+returns jsonb
+language plpgsql
+set search_path = ''
+as $$
+declare
+  expired record;
+  lapsed integer := 0;
+  kicked integer;
+begin
+  for expired in
+    select deliveries.id, deliveries.org_id, deliveries.attempts, deliveries.claimed_at, subscriptions.max_attempts, subscriptions.retry_base
+    from public.deliveries
+    join public.subscriptions on subscriptions.id = deliveries.subscription_id
+    where deliveries.status = 'running' and deliveries.leased_until < now()
+    order by deliveries.id
+    limit 1000
+    for update of deliveries skip locked
+  loop
+    lapsed := lapsed + 1;
+    begin
+      insert into public.delivery_attempts (org_id, delivery_id, attempt, outcome, error, started_at)
+      values (expired.org_id, expired.id, expired.attempts, 'lapsed', 'the lease ran out', expired.claimed_at);
+      if expired.attempts >= expired.max_attempts then
+        perform private.bury_delivery(expired.id, 'the lease ran out ' || expired.attempts || ' times');
+      else
+        update public.deliveries
+        set status = 'failed', lease_token = null, leased_until = null, last_error = 'the lease ran out',
+            run_at = case when expired.attempts = 1 then now() else private.retry_at(expired.attempts, expired.retry_base, 0) end
+        where deliveries.id = expired.id;
+      end if;
+    exception when others then
+      -- One that cannot be taken back must not keep the others.
+      raise warning 'delivery % could not be taken back: %', expired.id, sqlstate;
+    end;
+  end loop;
+
+  select count(*) filter (where private.kick(waiting.target)) into kicked from private.due_targets() as waiting (target);
+  return jsonb_build_object('lapsed', lapsed, 'kicked', kicked);
+end;
+$$;
+comment on function private.sweep_deliveries is 'Take back what lost its lease and wake whoever has something due; cron calls it.';
+
+create function private.due_targets(for_at_least interval default '0')
+returns setof text
+language sql
+stable
+set search_path = ''
+as $$
+  select distinct willing.target
+  from private.willing_subscriptions as willing
+  where exists (
+      select from public.deliveries
+      where deliveries.subscription_id = willing.id and deliveries.status in ('pending', 'failed')
+        and deliveries.mode = 'live' and deliveries.run_at <= now() - for_at_least)
+    or exists (
+      select from public.deliveries
+      where deliveries.subscription_id = willing.id and deliveries.status in ('pending', 'failed')
+        and deliveries.mode = 'shadow' and deliveries.run_at <= now() - for_at_least);
+$$;
+comment on function private.due_targets is 'Whoever has deliveries that have been due so long.';
