@@ -1,7 +1,8 @@
 """Who calls REST in the conformance tests: tokens here are the claims themselves."""
 
 import json
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import httpx
@@ -24,3 +25,11 @@ def authenticate(headers: Mapping[str, str]) -> dict[str, Any]:
 def client(base_url: str, bearer: str = "") -> httpx.Client:
     headers = {"Authorization": f"Bearer {bearer}"} if bearer else {}
     return httpx.Client(base_url=base_url, headers=headers, timeout=10)
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    """The cache is read again at most once a second."""
+    deadline = time.monotonic() + 3
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import psycopg
 import pytest
-from callers import authenticate, client
+from callers import authenticate, client, wait_for
 from emulator.rest import create_app
 from psycopg.conninfo import conninfo_to_dict
 
@@ -28,14 +28,6 @@ def test_a_new_table_and_function_are_found_without_a_word(fresh: httpx.Client, 
         wait_for(lambda: fresh.post("/rpc/novel").text == "7")
     finally:
         rows("drop table novelty; drop function novel()")
-
-
-def wait_for(condition) -> None:
-    """The cache is read again at most once a second."""
-    deadline = time.monotonic() + 3
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def test_a_notification_reloads_the_schema(fresh: httpx.Client, rows) -> None:

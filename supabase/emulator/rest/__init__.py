@@ -18,10 +18,11 @@ def create_app(
     max_rows: int = 1000,
     plan_enabled: bool = False,
     tx_end_override: bool = False,
+    public_url: str = "http://0.0.0.0:3000",
 ) -> Rest:
     """An ASGI app for the path /rest/v1; it connects at its first request."""
     configuration = Configuration(
-        schemas, extra_search_path, anon_role, max_rows, plan_enabled, tx_end_override
+        schemas, extra_search_path, anon_role, max_rows, plan_enabled, tx_end_override, public_url
     )
     return Rest(database_url, authenticate, configuration)
 

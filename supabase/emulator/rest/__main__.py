@@ -25,6 +25,7 @@ def main() -> None:
         max_rows=options.max_rows,
         plan_enabled=options.plan,
         tx_end_override=options.tx_override,
+        public_url=f"http://127.0.0.1:{options.port}",
     )
     uvicorn.run(app, host="127.0.0.1", port=options.port, log_level="warning", ws="none")
 

@@ -25,6 +25,7 @@ class Configuration:
     max_rows: int
     plan_enabled: bool
     tx_end_override: bool
+    public_url: str
 
 
 @dataclass(frozen=True)
@@ -49,10 +50,10 @@ class Asked:
 async def understand(
     request: Request, configuration: Configuration, name: str, is_timezone: Callable[[str], bool]
 ) -> Asked:
-    profile = _profile(request, configuration.schemas)
+    schema, names_profile = profile(request, configuration.schemas)
     asked = Asked(
         method=request.method,
-        schema=profile or configuration.schemas[0],
+        schema=schema,
         name=name,
         parameters=url.parameters(request.scope["query_string"]),
         body=await _body(request),
@@ -63,33 +64,48 @@ async def understand(
         media=_media(request, configuration),
         range=_range(request.headers.get("range")) if request.method == "GET" else EVERYTHING,
         max_rows=configuration.max_rows,
-        names_profile=profile is not None or len(configuration.schemas) > 1,
+        names_profile=names_profile,
     )
     asked.preferences.refuse_invalid()
     return asked
 
 
+def is_root(request: Request) -> bool:
+    return _below_mount(request) in ("", "/")
+
+
 def path(request: Request) -> list[str]:
-    path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
+    path = _below_mount(request)
     segments = [each for each in path.split("/") if each]
     if "\0" in path:
         raise contains_nul()
-    if len(segments) > 2 or (len(segments) == 2 and segments[0] != "rpc") or segments == ["rpc"]:
+    is_function = len(segments) == 2 and segments[0] == "rpc"
+    is_table = len(segments) == 1 and segments != ["rpc"]
+    if not (is_function or is_table or is_root(request)):
         raise Fault(404, "PGRST125", "Invalid path specified in request URL")
     return segments
 
 
-def _profile(request: Request, schemas: tuple[str, ...]) -> str | None:
+def _below_mount(request: Request) -> str:
+    path: str = request.scope["path"]
+    return path.removeprefix(request.scope.get("root_path", ""))
+
+
+def profile(request: Request, schemas: tuple[str, ...]) -> tuple[str, bool]:
+    """The schema that is asked for, and whether the answer has to name it."""
     is_read = request.method in ("GET", "HEAD")
-    profile = request.headers.get("accept-profile" if is_read else "content-profile")
-    if profile is not None and profile not in schemas:
-        raise unacceptable_schema(profile, schemas)
-    return profile
+    named = request.headers.get("accept-profile" if is_read else "content-profile")
+    if named is not None and named not in schemas:
+        raise unacceptable_schema(named, schemas)
+    return named or schemas[0], named is not None or len(schemas) > 1
+
+
+def accept(request: Request) -> str:
+    return ",".join(request.headers.getlist("accept"))
 
 
 def _media(request: Request, configuration: Configuration) -> Media:
-    accept = ",".join(request.headers.getlist("accept"))
-    return media.negotiate(accept, plan_enabled=configuration.plan_enabled)
+    return media.negotiate(accept(request), plan_enabled=configuration.plan_enabled)
 
 
 def _range(header: str | None) -> Page:

@@ -16,6 +16,12 @@ class TableColumn:
     type: str
     base_type: str
     default: str | None
+    # For the OpenAPI description: what a domain is made of, and no length.
+    plain_type: str
+    is_nullable: bool
+    max_length: int | None
+    enum: tuple[str, ...]
+    description: str | None
 
 
 @dataclass(frozen=True)
@@ -27,6 +33,7 @@ class Table:
     insertable: bool
     updatable: bool
     deletable: bool
+    description: str | None
 
     @property
     def key(self) -> Name:
@@ -54,6 +61,8 @@ class Relationship:
     function: Name | None = None
     returns_one: bool = False
     targets_view: bool = False
+    # The foreign key points the other way, from the target to the origin.
+    is_inverse: bool = False
 
     @property
     def is_to_one(self) -> bool:

@@ -124,6 +124,7 @@ def _inverse(relationship: Relationship, targets_view: bool) -> Relationship:
         relationship.name,
         tuple((there, here) for here, there in relationship.columns),
         targets_view=targets_view,
+        is_inverse=True,
     )
 
 

@@ -9,7 +9,7 @@ from emulator.rest.catalog import Catalog, Name, Parameter, Relationship, Routin
 from emulator.rest.derivation import ForeignKey, Views, all_relationships
 
 TABLES: LiteralString = """
-select n.nspname, c.relname, c.oid::bigint, pg_relation_is_updatable(c.oid, true),
+select n.nspname, c.relname, obj_description(c.oid, 'pg_class'), pg_relation_is_updatable(c.oid, true),
   (select array_agg(row_to_json(a) order by a.attnum) from (
      select a.attnum, a.attname as name, format_type(a.atttypid, a.atttypmod) as type,
        format_type(coalesce(nullif(t.typbasetype, 0), t.oid), null) as base_type,
@@ -18,9 +18,19 @@ select n.nspname, c.relname, c.oid::bigint, pg_relation_is_updatable(c.oid, true
          when a.attidentity <> '' then format('nextval(%L::regclass)',
            pg_get_serial_sequence(format('%I.%I', n.nspname, c.relname), a.attname))
          else coalesce(pg_get_expr(d.adbin, d.adrelid), t.typdefault)
-       end as default
+       end as default,
+       case
+         when b.typnamespace = 'pg_catalog'::regnamespace then format_type(b.oid, null)
+         else format_type(a.atttypid, a.atttypmod)
+       end as plain_type,
+       not (a.attnotnull or t.typtype = 'd' and t.typnotnull) as is_nullable,
+       information_schema._pg_char_max_length(
+         information_schema._pg_truetypid(a, t), information_schema._pg_truetypmod(a, t)) as max_length,
+       (select array_agg(e.enumlabel order by e.enumsortorder) from pg_enum e where e.enumtypid = b.oid) as enum,
+       col_description(a.attrelid, a.attnum) as description
      from pg_attribute a
      join pg_type t on t.oid = a.atttypid
+     join pg_type b on b.oid = pg_basetype(t.oid)
      left join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
      where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped) a),
   (select array_agg(a.attname::text order by k.position)
@@ -120,7 +130,7 @@ async def read_catalog(connection: AsyncConnection[Any], schemas: tuple[str, ...
         await connection.execute("select set_config('search_path', '', true)")
         tables = {
             (schema, name): _table(schema, name, *rest)
-            for schema, name, _, *rest in await rows(TABLES, list(schemas))
+            for schema, name, *rest in await rows(TABLES, list(schemas))
         }
         keys = [_foreign_key(*row) for row in await rows(FOREIGN_KEYS)]
         views = Views(await rows(ATTRIBUTES), await rows(VIEWS))
@@ -133,21 +143,35 @@ async def read_catalog(connection: AsyncConnection[Any], schemas: tuple[str, ...
 
 
 def _table(
-    schema: str, name: str, events: int, columns: list[dict[str, Any]] | None, primary_key: list[str] | None
+    schema: str,
+    name: str,
+    description: str | None,
+    events: int,
+    columns: list[dict[str, Any]] | None,
+    primary_key: list[str] | None,
 ) -> Table:
     return Table(
         schema,
         name,
         {
             column["name"]: TableColumn(
-                column["name"], column["type"], column["base_type"], column["default"]
+                name=column["name"],
+                type=column["type"],
+                base_type=column["base_type"],
+                default=column["default"],
+                plain_type=column["plain_type"],
+                is_nullable=column["is_nullable"],
+                max_length=column["max_length"],
+                enum=tuple(column["enum"] or ()),
+                description=column["description"],
             )
             for column in columns or []
         },
-        tuple(primary_key or ()),
+        primary_key=tuple(primary_key or ()),
         insertable=bool(events & 8),
         updatable=bool(events & 4),
         deletable=bool(events & 16),
+        description=description,
     )
 
 

@@ -13,6 +13,7 @@ OBJECT = "application/vnd.pgrst.object"
 ARRAY = "application/vnd.pgrst.array"
 PLAN = "application/vnd.pgrst.plan"
 CSV = "text/csv"
+OPENAPI = "application/openapi+json"
 
 PARAMETER = re.compile(r';\s*([\w-]+)=("[^"]*"|[^;]*)')
 PLAN_OPTIONS = ("analyze", "verbose", "settings", "buffers", "wal")
@@ -60,8 +61,19 @@ def negotiate(accept: str | None, *, plan_enabled: bool) -> Media:
     for item in wanted:
         if _type(item) in KNOWN_ELSEWHERE:
             raise unsupported(f"media type {_type(item)}")
-    listed = ", ".join(wanted)
-    raise Fault(406, "PGRST107", f"None of these media types are available: {listed}")
+    raise _none_available(wanted)
+
+
+def require_openapi(accept: str) -> None:
+    """The root has one form, by whichever of these names it is asked for."""
+    wanted = _by_preference(accept)
+    others = (Media("json"), Media("array"))
+    if wanted and not any(_type(each) == OPENAPI or _media(each, False) in others for each in wanted):
+        raise _none_available(wanted)
+
+
+def _none_available(wanted: list[str]) -> Fault:
+    return Fault(406, "PGRST107", f"None of these media types are available: {', '.join(wanted)}")
 
 
 def _by_preference(accept: str) -> list[str]:

@@ -12,9 +12,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from emulator.rest import functions, tables
+from emulator.rest import functions, media, tables
 from emulator.rest.action import Action, Answer, Builder, overridden
-from emulator.rest.asked import Asked, Configuration, understand
+from emulator.rest.asked import Asked, Configuration, accept, profile, understand
 from emulator.rest.asked import path as asked_path
 from emulator.rest.catalog import Catalog
 from emulator.rest.database import Database, Transaction
@@ -23,11 +23,11 @@ from emulator.rest.errors import (
     NotInCatalog,
     from_database,
     invalid_utf8,
-    unsupported,
     unsupported_method,
 )
 from emulator.rest.headers import merged, token
 from emulator.rest.media import Media
+from emulator.rest.openapi import Descriptions
 from emulator.rest.schema_cache import SchemaCache
 from emulator.rest.statement import Result, explained, planned_rows
 from emulator.tokens import Refused
@@ -56,6 +56,7 @@ class Rest:
     ) -> None:
         self._database = Database(database_url)
         self._cache = SchemaCache(self._database, configuration.schemas)
+        self._descriptions = Descriptions(self._database, configuration.public_url)
         self._authenticate = authenticate
         self._configuration = configuration
 
@@ -103,7 +104,7 @@ class Rest:
             raise Fault(401, "PGRST303", "The role claim is not a role's name")
         path = asked_path(request)
         if not path:
-            raise unsupported("the OpenAPI description of the root")
+            return await self._description(request, claims, role)
         timezones = await self._timezones(request)
         asked = await understand(request, self._configuration, path[-1], timezones.__contains__)
         is_function = len(path) == 2
@@ -114,7 +115,10 @@ class Rest:
         if builder is None:
             raise _wrong_method(asked.method, is_function=is_function)
         action = await self._built(builder, asked, catalog)
-        settings = self._settings(request, asked, catalog, action, claims, role)
+        settings = self._settings(request, asked.schema, catalog, claims, role)
+        settings += action.settings
+        if timezone := asked.preferences.get("timezone"):
+            settings.append(("timezone", timezone))
         return await self._run(asked, action, settings, is_anonymous=role == self._configuration.anon_role)
 
     def _claims(self, headers: Headers) -> dict[str, Any]:
@@ -122,6 +126,22 @@ class Rest:
             return self._authenticate(headers)
         except Refused as refused:
             raise Fault(refused.status, refused.code, refused.message, headers=refused.headers) from refused
+
+    async def _description(self, request: Request, claims: dict[str, Any], role: str) -> Answer:
+        schema, names_profile = profile(request, self._configuration.schemas)
+        if request.method == "OPTIONS":
+            return _allowed("OPTIONS,GET,HEAD")
+        if request.method not in ("GET", "HEAD"):
+            raise unsupported_method(request.method)
+        media.require_openapi(accept(request))
+        catalog = await self._cache.current()
+        settings = self._settings(request, schema, catalog, claims, role)
+        try:
+            body = await self._descriptions.of(schema, catalog, role, settings)
+        except psycopg.Error as error:
+            raise from_database(error, is_anonymous=role == self._configuration.anon_role) from error
+        headers = {"Content-Type": f"{media.OPENAPI}; charset=utf-8"}
+        return Answer(200, headers | ({"Content-Profile": schema} if names_profile else {}), body)
 
     async def _timezones(self, request: Request) -> frozenset[str]:
         """The zones that exist, if the request names one."""
@@ -149,20 +169,19 @@ class Rest:
             methods = allowed(asked, catalog)
         except NotInCatalog:
             methods = allowed(asked, await self._cache.newer_than(catalog))
-        return Answer(200, {"Allow": methods, "Access-Control-Allow-Origin": "*"})
+        return _allowed(methods)
 
     def _settings(
         self,
         request: Request,
-        asked: Asked,
+        schema: str,
         catalog: Catalog,
-        action: Action,
         claims: dict[str, Any],
         role: str,
     ) -> list[tuple[str, str]]:
-        search_path = dict.fromkeys((asked.schema, *self._configuration.extra_search_path))
+        search_path = dict.fromkeys((schema, *self._configuration.extra_search_path))
         headers = {key: content for key, content in request.headers.items() if key != "cookie"}
-        settings = [
+        return [
             ("search_path", ", ".join('"' + schema.replace('"', '""') + '"' for schema in search_path)),
             *catalog.role_settings.get(role, ()),
             ("role", role),
@@ -171,10 +190,7 @@ class Rest:
             ("request.path", "/" + "/".join(asked_path(request))),
             ("request.headers", json.dumps(headers)),
             ("request.cookies", json.dumps(request.cookies)),
-            *action.settings,
         ]
-        timezone = asked.preferences.get("timezone")
-        return [*settings, ("timezone", timezone)] if timezone else settings
 
     async def _run(
         self, asked: Asked, action: Action, settings: list[tuple[str, str]], *, is_anonymous: bool
@@ -213,6 +229,10 @@ async def _plan(transaction: Transaction, media: Media, action: Action) -> Answe
     lines = [row[0] for row in await transaction.rows(explained(action.statement, media))]
     text = json.dumps(lines[0]) if media.plan == "json" else "\n".join(lines)
     return Answer(200, {"Content-Type": media.content_type}, text.encode())
+
+
+def _allowed(methods: str) -> Answer:
+    return Answer(200, {"Allow": methods, "Access-Control-Allow-Origin": "*"})
 
 
 def _fault_answer(fault: Fault) -> Answer:
