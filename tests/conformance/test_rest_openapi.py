@@ -206,6 +206,13 @@ def test_a_view_is_defined_by_the_tables_behind_it(described: dict[str, Any]) ->
     }
 
 
+def test_a_view_has_the_primary_keys_of_all_tables_behind_it(described: dict[str, Any]) -> None:
+    lent = described["definitions"]["lent_books"]["properties"]
+
+    assert [name for name in lent if "<pk/>" in lent[name].get("description", "")] == ["id", "book_id", "day"]
+    assert column(described, "shops", "code")["description"] == "Note:\nThis is a Primary Key.<pk/>"
+
+
 def test_a_primary_key_that_refers_elsewhere_says_both(described: dict[str, Any]) -> None:
     assert column(described, "blurbs", "book_id")["description"] == (
         "Note:\nThis is a Primary Key.<pk/>\n"

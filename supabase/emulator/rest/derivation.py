@@ -62,15 +62,16 @@ class Views:
     def __contains__(self, name: Name) -> bool:
         return name in self._shown
 
-    def with_primary_keys(self, tables: dict[Name, Table]) -> dict[Name, Table]:
-        found = dict(tables)
-        for key, table in tables.items():
-            if not table.primary_key or key in self:
-                continue
-            for view, names in self.showing(key, table.primary_key):
-                if view in found and not found[view].primary_key:
-                    primary_key = tuple(names[column] for column in table.primary_key)
-                    found[view] = replace(found[view], primary_key=primary_key)
+    def with_primary_keys(
+        self, tables: dict[Name, Table], primary_keys: dict[Name, tuple[str, ...]]
+    ) -> dict[Name, Table]:
+        """A view has the keys of all tables that it shows the whole key of, exposed or not."""
+        found = {key: replace(table, primary_key=primary_keys.get(key, ())) for key, table in tables.items()}
+        for key, columns in primary_keys.items():
+            for view, names in self.showing(key, columns):
+                if view in found:
+                    shown = tuple(names[column] for column in columns)
+                    found[view] = replace(found[view], primary_key=found[view].primary_key + shown)
         return found
 
 

@@ -32,15 +32,22 @@ select n.nspname, c.relname, obj_description(c.oid, 'pg_class'), pg_relation_is_
      join pg_type t on t.oid = a.atttypid
      join pg_type b on b.oid = pg_basetype(t.oid)
      left join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
-     where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped) a),
-  (select array_agg(a.attname::text order by k.position)
-     from pg_index i
-     cross join unnest(i.indkey) with ordinality k (attnum, position)
-     join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum
-     where i.indrelid = c.oid and i.indisprimary)
+     where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped) a)
 from pg_class c
 join pg_namespace n on n.oid = c.relnamespace
 where c.relkind in ('r', 'v', 'm', 'f', 'p') and not c.relispartition and n.nspname = any($1)
+"""
+
+PRIMARY_KEYS: LiteralString = """
+select n.nspname, c.relname, array_agg(a.attname::text order by k.position)
+from pg_constraint p
+join pg_class c on c.oid = p.conrelid
+join pg_namespace n on n.oid = c.relnamespace
+cross join unnest(p.conkey) with ordinality k (attnum, position)
+join pg_attribute a on a.attrelid = c.oid and a.attnum = k.attnum
+where p.contype = 'p'
+group by c.oid, n.nspname, c.relname
+order by n.nspname, c.relname
 """
 
 FOREIGN_KEYS: LiteralString = """
@@ -132,12 +139,13 @@ async def read_catalog(connection: AsyncConnection[Any], schemas: tuple[str, ...
             (schema, name): _table(schema, name, *rest)
             for schema, name, *rest in await rows(TABLES, list(schemas))
         }
+        primary_keys = {(schema, name): tuple(key) for schema, name, key in await rows(PRIMARY_KEYS)}
         keys = [_foreign_key(*row) for row in await rows(FOREIGN_KEYS)]
         views = Views(await rows(ATTRIBUTES), await rows(VIEWS))
         described = await rows(ROUTINES, list(schemas))
         settings = await rows(ROLE_SETTINGS)
 
-    tables = views.with_primary_keys(tables)
+    tables = views.with_primary_keys(tables, primary_keys)
     relationships = [*all_relationships(tables, keys, views), *_computed(described, tables)]
     return Catalog(tables, _by_origin(relationships), _routines(described), _settings_by_role(settings))
 
@@ -148,7 +156,6 @@ def _table(
     description: str | None,
     events: int,
     columns: list[dict[str, Any]] | None,
-    primary_key: list[str] | None,
 ) -> Table:
     return Table(
         schema,
@@ -167,7 +174,7 @@ def _table(
             )
             for column in columns or []
         },
-        primary_key=tuple(primary_key or ()),
+        primary_key=(),
         insertable=bool(events & 8),
         updatable=bool(events & 4),
         deletable=bool(events & 16),
