@@ -129,6 +129,48 @@ def test_a_secret_key_in_a_browser_is_refused(hub: Any, keys: Keys) -> None:
     assert publishable.json()["message"] != secret.json()["message"]
 
 
+def described(hub: Any, headers: dict[str, str], query: str = "") -> httpx.Response:
+    return web.get(f"{hub.url}/rest/v1/{query}", headers=headers)
+
+
+def test_the_description_of_the_tables_is_for_the_secret_key(
+    hub: Any, keys: Keys, session: dict[str, Any]
+) -> None:
+    person = {"Authorization": f"Bearer {session['access_token']}"}
+
+    service = described(hub, {"apikey": keys.secret_key})
+    as_a_person = described(hub, {"apikey": keys.secret_key} | person)
+    refusals = [
+        described(hub, {"apikey": keys.publishable_key}),
+        described(hub, {"apikey": keys.publishable_key} | person),
+        described(hub, person),
+    ]
+
+    assert service.status_code == 200
+    assert service.json()["host"] == f"127.0.0.1:{hub.port}"
+    assert service.json()["basePath"] == "/rest/v1"
+    assert "leads" in service.json()["definitions"]
+    assert "/rpc/name_kind" in service.json()["paths"]
+    assert "/rpc/name_kind" not in as_a_person.json()["paths"]
+    for refused in refusals:
+        assert refused.status_code == 401
+        assert refused.json()["message"] == "Secret API key required"
+        assert refused.json()["hint"] == "Only secret API keys can be used for this endpoint."
+        assert refused.headers["sb-error-code"] == "UNAUTHORIZED_INVALID_API_KEY_TYPE"
+    assert described(hub, {}).json()["message"] == "No API key found in request"
+    assert described(hub, {"apikey": "sb_secret_guessed"}).json()["message"] == "Invalid API key"
+
+
+def test_a_reader_of_descriptions_may_have_the_key_in_its_url(hub: Any, keys: Keys) -> None:
+    secret = described(hub, {}, f"?apikey={keys.secret_key}")
+    publishable = described(hub, {}, f"?apikey={keys.publishable_key}")
+    contradicted = described(hub, {"apikey": keys.publishable_key}, f"?apikey={keys.secret_key}")
+    elsewhere = web.get(f"{hub.url}/rest/v1/organizations?apikey={keys.secret_key}")
+
+    assert secret.json()["swagger"] == "2.0"
+    assert {publishable.status_code, contradicted.status_code, elsewhere.status_code} == {401}
+
+
 @pytest.mark.parametrize(
     ("headers", "message"),
     [

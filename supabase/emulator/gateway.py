@@ -115,7 +115,12 @@ def create_app() -> Gateway:
     url = os.environ["SUPABASE_URL"].rstrip("/")
     tokens = Tokens(state.keys, url)
     return Gateway(
-        rest=rest.create_app(state.database_url("authenticator"), tokens.authenticate),
+        rest=rest.create_app(
+            state.database_url("authenticator"),
+            tokens.authenticate,
+            authenticate_at_root=tokens.authenticate_with_secret_key,
+            public_url=f"{url}/rest/v1",
+        ),
         auth=create_auth(state.database_url("supabase_auth_admin"), tokens),
         functions=Functions(REPOSITORY / "functions", url),
         project_url=url,

@@ -34,13 +34,19 @@ class Refused(Exception):
     """The caller is not who they claim to be; PostgREST's and the hosted gateway's words for it."""
 
     def __init__(
-        self, status: int, code: str, message: str, headers: Mapping[str, str] | None = None
+        self,
+        status: int,
+        code: str,
+        message: str,
+        headers: Mapping[str, str] | None = None,
+        hint: str | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
         self.code = code
         self.message = message
         self.headers = dict(headers or {})
+        self.hint = hint
 
 
 class Tokens:
@@ -67,6 +73,19 @@ class Tokens:
         if bearer.startswith("sb_"):
             raise Refused(401, "invalid_api_key", "An API key in Authorization has to be the one in apikey")
         return self.verify(bearer)
+
+    def authenticate_with_secret_key(self, headers: Mapping[str, str]) -> Claims:
+        """As `authenticate`, where only the secret key opens, whoever else is signed in beside it."""
+        claims = self.authenticate(headers)
+        if not hmac.compare_digest(headers.get("apikey", "").encode(), self._secret_key):
+            raise Refused(
+                401,
+                "secret_key_required",
+                "Secret API key required",
+                {"sb-error-code": "UNAUTHORIZED_INVALID_API_KEY_TYPE"},
+                hint="Only secret API keys can be used for this endpoint.",
+            )
+        return claims
 
     def _claims_of_key(self, key: bytes, user_agent: str) -> Claims:
         if hmac.compare_digest(key, self._publishable_key):

@@ -12,6 +12,7 @@ def create_app(
     database_url: str,
     authenticate: Authenticate,
     *,
+    authenticate_at_root: Authenticate | None = None,
     schemas: tuple[str, ...] = ("public",),
     extra_search_path: tuple[str, ...] = ("public", "extensions"),
     anon_role: str = "anon",
@@ -24,7 +25,7 @@ def create_app(
     configuration = Configuration(
         schemas, extra_search_path, anon_role, max_rows, plan_enabled, tx_end_override, public_url
     )
-    return Rest(database_url, authenticate, configuration)
+    return Rest(database_url, authenticate, authenticate_at_root or authenticate, configuration)
 
 
 __all__ = ["Rest", "create_app"]

@@ -1,7 +1,7 @@
 """An HTTP request, understood as far as that goes without the catalog."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from starlette.requests import Request
@@ -72,6 +72,12 @@ async def understand(
 
 def is_root(request: Request) -> bool:
     return _below_mount(request) in ("", "/")
+
+
+def keyed_headers(request: Request) -> Mapping[str, str]:
+    """The headers, with the key from the URL if they have none: some readers take nothing but a URL."""
+    keys = request.query_params.getlist("apikey")
+    return {"apikey": keys[0]} | dict(request.headers) if len(keys) == 1 else request.headers
 
 
 def path(request: Request) -> list[str]:

@@ -7,14 +7,13 @@ from dataclasses import replace
 from typing import Any
 
 import psycopg
-from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from emulator.rest import functions, media, tables
 from emulator.rest.action import Action, Answer, Builder, overridden
-from emulator.rest.asked import Asked, Configuration, accept, profile, understand
+from emulator.rest.asked import Asked, Configuration, accept, is_root, keyed_headers, profile, understand
 from emulator.rest.asked import path as asked_path
 from emulator.rest.catalog import Catalog
 from emulator.rest.database import Database, Transaction
@@ -52,12 +51,14 @@ class Rest:
         self,
         database_url: str,
         authenticate: Authenticate,
+        authenticate_at_root: Authenticate,
         configuration: Configuration,
     ) -> None:
         self._database = Database(database_url)
         self._cache = SchemaCache(self._database, configuration.schemas)
         self._descriptions = Descriptions(self._database, configuration.public_url)
         self._authenticate = authenticate
+        self._authenticate_at_root = authenticate_at_root
         self._configuration = configuration
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -98,7 +99,7 @@ class Rest:
         return response
 
     async def _answer(self, request: Request) -> Answer:
-        claims = self._claims(request.headers)
+        claims = self._claims(request)
         role = claims.get("role") or self._configuration.anon_role
         if not isinstance(role, str) or "\0" in role:
             raise Fault(401, "PGRST303", "The role claim is not a role's name")
@@ -121,11 +122,15 @@ class Rest:
             settings.append(("timezone", timezone))
         return await self._run(asked, action, settings, is_anonymous=role == self._configuration.anon_role)
 
-    def _claims(self, headers: Headers) -> dict[str, Any]:
+    def _claims(self, request: Request) -> dict[str, Any]:
         try:
-            return self._authenticate(headers)
+            if is_root(request):
+                return self._authenticate_at_root(keyed_headers(request))
+            return self._authenticate(request.headers)
         except Refused as refused:
-            raise Fault(refused.status, refused.code, refused.message, headers=refused.headers) from refused
+            raise Fault(
+                refused.status, refused.code, refused.message, hint=refused.hint, headers=refused.headers
+            ) from refused
 
     async def _description(self, request: Request, claims: dict[str, Any], role: str) -> Answer:
         schema, names_profile = profile(request, self._configuration.schemas)
