@@ -947,31 +947,31 @@ end;
 $$;
 comment on function private.plain_key is 'A key from the vault; null when it is not there or cannot be read.';
 
--- sites/site_sign_ins.sql
+-- sites/site_secret_kinds.sql
 -- Which ways in a site has, and which of them is weak: what people and the status see of secrets.
 
-create view private.site_sign_ins as
+create view private.site_secret_kinds as
   select sites.org_id, site_secrets.id, sites.id as site_id, sites.slug, site_secrets.kind, site_secrets.kind = 'static' as is_weak,
          site_secrets.valid_from, site_secrets.valid_to
   from private.site_secrets
   join public.sites on sites.id = site_secrets.site_id
   where coalesce(site_secrets.valid_to, 'infinity') > now();
-comment on view private.site_sign_ins is 'The ways in that sites have now; is_weak: whoever sees one request can send others.';
+comment on view private.site_secret_kinds is 'The ways in that sites have now; is_weak: whoever sees one request can send others.';
 
-create function public.site_sign_ins()
-returns setof private.site_sign_ins
+create function public.site_secret_kinds()
+returns setof private.site_secret_kinds
 language sql
 stable
 set search_path = ''
 as $$
-  select * from private.my_site_sign_ins();
+  select * from private.site_secret_kinds_for_caller();
 $$;
-comment on function public.site_sign_ins is 'The ways in that the caller''s sites have now, without the secrets; is_weak: whoever sees one request can send others.';
-grant execute on function public.site_sign_ins to authenticated, service_role;
+comment on function public.site_secret_kinds is 'The ways in that the caller''s sites have now, without the secrets; is_weak: whoever sees one request can send others.';
+grant execute on function public.site_secret_kinds to authenticated, service_role;
 
 -- security definer: nobody reads secrets, members only that there are some.
-create function private.my_site_sign_ins()
-returns setof private.site_sign_ins
+create function private.site_secret_kinds_for_caller()
+returns setof private.site_secret_kinds
 language plpgsql
 stable
 security definer
@@ -979,12 +979,12 @@ set search_path = ''
 as $$
 begin
   return query
-  select * from private.site_sign_ins
-  where (select auth.role()) = 'service_role' or site_sign_ins.org_id in (select private.my_orgs('sites.read'));
+  select * from private.site_secret_kinds
+  where (select auth.role()) = 'service_role' or site_secret_kinds.org_id in (select private.my_orgs('sites.read'));
 end;
 $$;
-comment on function private.my_site_sign_ins is 'The ways in of the sites in the caller''s organizations.';
-grant execute on function private.my_site_sign_ins to authenticated, service_role;
+comment on function private.site_secret_kinds_for_caller is 'The ways in of the sites in the caller''s organizations.';
+grant execute on function private.site_secret_kinds_for_caller to authenticated, service_role;
 
 -- sites/turns.sql
 -- Turns: how much a site and an address may send.
@@ -1275,11 +1275,12 @@ create table public.leads (
   id             uuid primary key default private.uuid_v7(),
   org_id         uuid not null,
   contact_id     uuid not null,
-  home_id        uuid,
+  home_id        uuid not null,
   folded_into    uuid,
   site_id        uuid not null,
   source         text not null,
   stage          public.lead_stage not null default 'new',
+  is_open        boolean not null generated always as (stage not in ('won', 'lost') and folded_into is null) stored,
   score          smallint,
   band           char(1) generated always as (case when score >= 70 then 'A' when score >= 40 then 'B' when score >= 0 then 'C' end) stored,
   reasons        text[] not null default '{}',
@@ -1301,13 +1302,13 @@ create table public.leads (
 comment on table public.leads is 'One interest of one contact at one site; a contact may have several.';
 comment on column public.leads.scored_by is 'The event whose qualification gave the score: an older one never overwrites a newer.';
 comment on column public.leads.home_id is
-  'Set while it is with another contact because of a merge: whose it is by itself. No foreign key, as in contact_identifiers.';
+  'Whose it is by itself; contact_id is with whom it is, because of a merge. No foreign key: a second one would make contacts(name) ambiguous over REST.';
+comment on column public.leads.is_open is 'It is neither won nor lost, and no other lead stands for it.';
 comment on column public.leads.folded_into is 'Set while the same person''s other lead at this site stands for it because of a merge.';
-create unique index leads_one_open on public.leads (org_id, contact_id, site_id) where stage not in ('won', 'lost') and folded_into is null;
+create unique index leads_one_open on public.leads (org_id, contact_id, site_id) where is_open;
 create index leads_contact_idx on public.leads (org_id, contact_id);
 create index leads_site_idx on public.leads (org_id, site_id);
 create index leads_assignee_idx on public.leads (org_id, assigned_to);
-create index leads_home_idx on public.leads (org_id, home_id) where home_id is not null;
 create index leads_folded_into_idx on public.leads (org_id, folded_into) where folded_into is not null;
 create index leads_won_idx on public.leads (org_id, contact_id) where stage = 'won';
 
@@ -1427,13 +1428,13 @@ returns jsonb
 language sql
 set search_path = ''
 as $$
-  select private.merge_my_contacts(winner, loser, reason);
+  select private.merge_contacts_for_caller(winner, loser, reason);
 $$;
 comment on function public.merge_contacts is 'Merge a contact into another: everything of the loser is seen under the winner. Answers the merge_id that undoes it.';
 grant execute on function public.merge_contacts to authenticated, service_role;
 
 -- security definer: who may is asked here, by the caller's own permission.
-create function private.merge_my_contacts(winner uuid, loser uuid, reason text)
+create function private.merge_contacts_for_caller(winner uuid, loser uuid, reason text)
 returns jsonb
 language plpgsql
 security definer
@@ -1442,13 +1443,13 @@ as $$
 begin
   perform private.permit((select contacts.org_id from public.contacts where contacts.id = winner), 'contacts.merge');
   perform private.permit((select contacts.org_id from public.contacts where contacts.id = loser), 'contacts.merge');
-  return jsonb_build_object('merge_id', private.merge_people(winner, loser, reason));
+  return jsonb_build_object('merge_id', private.merge_contacts(winner, loser, reason));
 end;
 $$;
-comment on function private.merge_my_contacts is 'Merge within the caller''s organizations.';
-grant execute on function private.merge_my_contacts to authenticated, service_role;
+comment on function private.merge_contacts_for_caller is 'Merge within the caller''s organizations.';
+grant execute on function private.merge_contacts_for_caller to authenticated, service_role;
 
-create function private.merge_people(winner_id uuid, loser_id uuid, reason text, candidate_id uuid default null)
+create function private.merge_contacts(winner_id uuid, loser_id uuid, reason text, candidate_id uuid default null)
 returns uuid
 language plpgsql
 set search_path = ''
@@ -1462,7 +1463,7 @@ begin
   if winner_id = loser_id then
     perform private.fail(422, 'same_contact', 'A contact cannot be merged into itself.');
   end if;
-  perform private.hold_people(array[winner_id, loser_id]);
+  perform private.hold_contacts(array[winner_id, loser_id]);
   select contacts.* into winner from public.contacts where contacts.id = winner_id;
   select contacts.* into loser from public.contacts where contacts.id = loser_id;
   if winner.id is null or loser.id is null or winner.org_id <> loser.org_id then
@@ -1474,7 +1475,7 @@ begin
   end if;
 
   insert into public.contact_merges (id, org_id, winner_id, loser_id, reason, candidate_id, merged_by)
-  values (merge_id, winner.org_id, winner.id, loser.id, merge_people.reason, merge_people.candidate_id, (select auth.uid()));
+  values (merge_id, winner.org_id, winner.id, loser.id, merge_contacts.reason, merge_contacts.candidate_id, (select auth.uid()));
   update public.contacts set merged_into = winner.id
   where contacts.id = loser.id or (contacts.org_id = loser.org_id and contacts.merged_into = loser.id);
   folded := private.fold_leads(winner.org_id, array[winner.id, loser.id]);
@@ -1482,13 +1483,14 @@ begin
   set moved = private.move_rows(winner.org_id, loser.id, winner.id) || jsonb_build_object('folded_leads', folded)
   where contact_merges.id = merge_id;
 
-  insert into public.events (org_id, type, contact_id, subject_type, subject_id, source, data)
-  values (winner.org_id, 'contact.merged', winner.id, 'contact', loser.id, private.doer(),
-          jsonb_build_object('merge_id', merge_id, 'loser_id', loser.id, 'reason', merge_people.reason));
+  perform private.write_event(
+    winner.org_id, 'contact.merged',
+    jsonb_build_object('merge_id', merge_id, 'loser_id', loser.id, 'reason', merge_contacts.reason),
+    source => private.doer(), contact_id => winner.id, subject_type => 'contact', subject_id => loser.id);
   return merge_id;
 end;
 $$;
-comment on function private.merge_people is 'Make one contact of two, so that it can be undone.';
+comment on function private.merge_contacts is 'Make one contact of two, so that it can be undone.';
 
 create function private.are_kept_apart(one uuid, other uuid, except_candidate uuid default null)
 returns boolean
@@ -1529,7 +1531,7 @@ begin
   loop
     execute format(
       'with moved as (
-         update public.%I as t set contact_id = $1, home_id = nullif(coalesce(t.home_id, t.contact_id), $1)
+         update public.%I as t set contact_id = $1
          where t.org_id = $2 and t.contact_id = $3 and ($4 is null or t.home_id = any ($4)) returning t.id
        ) select coalesce(jsonb_agg(moved.id), ''[]'') from moved', reference.table_name)
       into ids using to_contact, org_id, from_contact, homes;
@@ -1676,7 +1678,7 @@ create table public.contact_identifiers (
   id          uuid primary key default private.uuid_v7(),
   org_id      uuid not null,
   contact_id  uuid not null,
-  home_id     uuid,
+  home_id     uuid not null,
   kind        public.identifier_kind not null,
   value       text not null,
   match_key   text not null generated always as (private.match_key(kind, value)) stored,
@@ -1694,12 +1696,11 @@ comment on column public.contact_identifiers.value is 'As it was given: what we 
 comment on column public.contact_identifiers.match_key is 'By what it matches: jo.smith+prime@gmail.com and josmith@gmail.com have one key.';
 comment on column public.contact_identifiers.suggestion is 'What was probably meant, when the domain looks mistyped. Nothing is written to it.';
 comment on column public.contact_identifiers.home_id is
-  'Set while it is with another contact because of a merge: whose it is by itself. No foreign key: a second one would make contacts(name) ambiguous over REST.';
+  'Whose it is by itself; contact_id is with whom it is, because of a merge. No foreign key: a second one would make contacts(name) ambiguous over REST.';
 comment on column public.contact_identifiers.event_id is 'The event that first gave it. No foreign key: partitions of events are archived one by one.';
 create unique index contact_identifiers_strong_unique on public.contact_identifiers (org_id, kind, match_key) where strength = 'strong';
 create index contact_identifiers_contact_idx on public.contact_identifiers (org_id, contact_id);
-create unique index contact_identifiers_once on public.contact_identifiers (org_id, kind, match_key, (coalesce(home_id, contact_id)));
-create index contact_identifiers_home_idx on public.contact_identifiers (org_id, home_id) where home_id is not null;
+create unique index contact_identifiers_once on public.contact_identifiers (org_id, kind, match_key, home_id);
 
 alter table public.contact_identifiers enable row level security;
 alter table public.contact_identifiers force row level security;
@@ -1868,13 +1869,13 @@ returns jsonb
 language sql
 set search_path = ''
 as $$
-  select private.decide_my_merge(candidate, decision, winner, reason);
+  select private.decide_merge_for_caller(candidate, decision, winner, reason);
 $$;
 comment on function public.decide_merge is 'Decide whether two contacts of the merge queue are one (merge) or not (keep_apart). The older is the winner unless told otherwise.';
 grant execute on function public.decide_merge to authenticated, service_role;
 
 -- security definer: who may is asked here, by the caller's own permission.
-create function private.decide_my_merge(candidate uuid, decision public.merge_decision, winner uuid, reason text)
+create function private.decide_merge_for_caller(candidate uuid, decision public.merge_decision, winner uuid, reason text)
 returns jsonb
 language plpgsql
 security definer
@@ -1889,29 +1890,29 @@ begin
   perform private.permit(
     (select merge_candidates.org_id from public.merge_candidates where merge_candidates.id = candidate), 'contacts.merge');
   select merge_candidates.* into pair from public.merge_candidates where merge_candidates.id = candidate;
-  perform private.hold_people(array[pair.contact_id, pair.other_id]);
+  perform private.hold_contacts(array[pair.contact_id, pair.other_id]);
   one := private.visible_contact(pair.contact_id);
   other := private.visible_contact(pair.other_id);
 
-  if decide_my_merge.decision = 'keep_apart' and one = other then
+  if decide_merge_for_caller.decision = 'keep_apart' and one = other then
     perform private.fail(409, 'already_merged', 'These two are merged; undo that merge.');
-  elsif decide_my_merge.decision = 'merge' and one <> other then
+  elsif decide_merge_for_caller.decision = 'merge' and one <> other then
     winner := case when winner is null then one else private.visible_contact(winner) end;
     if winner is null or winner not in (one, other) then
       perform private.fail(422, 'not_of_the_pair', 'The winner is one of the two.');
     end if;
-    merge_id := private.merge_people(
-      winner, case winner when one then other else one end, coalesce(decide_my_merge.reason, pair.reason), pair.id);
+    merge_id := private.merge_contacts(
+      winner, case winner when one then other else one end, coalesce(decide_merge_for_caller.reason, pair.reason), pair.id);
   end if;
 
   update public.merge_candidates
-  set decision = decide_my_merge.decision, decided_at = now(), decided_by = (select auth.uid())
-  where merge_candidates.id = pair.id and merge_candidates.decision is distinct from decide_my_merge.decision;
-  return jsonb_build_object('candidate_id', pair.id, 'decision', decide_my_merge.decision, 'merge_id', merge_id);
+  set decision = decide_merge_for_caller.decision, decided_at = now(), decided_by = (select auth.uid())
+  where merge_candidates.id = pair.id and merge_candidates.decision is distinct from decide_merge_for_caller.decision;
+  return jsonb_build_object('candidate_id', pair.id, 'decision', decide_merge_for_caller.decision, 'merge_id', merge_id);
 end;
 $$;
-comment on function private.decide_my_merge is 'Decide about a candidate within the caller''s organizations.';
-grant execute on function private.decide_my_merge to authenticated, service_role;
+comment on function private.decide_merge_for_caller is 'Decide about a candidate within the caller''s organizations.';
+grant execute on function private.decide_merge_for_caller to authenticated, service_role;
 
 -- contacts/fold_leads.sql
 -- Leads of merged contacts: one open lead a site stands for the others, until an unmerge.
@@ -1926,7 +1927,7 @@ as $$
     select leads.id, first_value(leads.id) over best as stands
     from public.leads
     where leads.org_id = fold_leads.org_id and leads.contact_id = any (contacts)
-      and leads.stage not in ('won', 'lost') and leads.folded_into is null
+      and leads.is_open
     window best as (partition by leads.site_id order by leads.stage desc, leads.score desc nulls last, leads.id)
   ), folded as (
     update public.leads set folded_into = ranked.stands
@@ -1958,7 +1959,7 @@ begin
     select leads.* into rival
     from public.leads
     where leads.org_id = freed.org_id and leads.contact_id = freed.contact_id and leads.site_id = freed.site_id
-      and leads.stage not in ('won', 'lost') and leads.folded_into is null and freed.stage not in ('won', 'lost');
+      and leads.is_open and freed.stage not in ('won', 'lost');
     if rival.id is null then
       update public.leads set folded_into = null where leads.id = freed.id;
     elsif (rival.stage, coalesce(rival.score, -1), freed.id) > (freed.stage, coalesce(freed.score, -1), rival.id) then
@@ -2031,12 +2032,12 @@ grant select on public.golden_contacts to authenticated, service_role;
 create trigger golden_contacts_read_only instead of insert or update or delete on public.golden_contacts
   for each row execute function private.refuse_change();
 
--- contacts/hold_people.sql
+-- contacts/hold_contacts.sql
 -- Locking people whole, for a merge or its undoing.
 --
 -- A merge never waits for a row while it holds another: it takes all it needs at once or lets go and tries again.
 
-create function private.hold_people(contacts uuid[])
+create function private.hold_contacts(contacts uuid[])
 returns void
 language plpgsql
 set search_path = ''
@@ -2046,7 +2047,7 @@ declare
 begin
   loop
     begin
-      perform private.take_people(contacts);
+      perform private.take_contacts(contacts);
       return;
     exception when lock_not_available or deadlock_detected then
       -- What was taken is let go with the block: whoever is ahead finishes, then we come again.
@@ -2058,20 +2059,20 @@ begin
   end loop;
 end;
 $$;
-comment on function private.hold_people is 'Lock some people whole until the end of the transaction.';
+comment on function private.hold_contacts is 'Lock some people whole until the end of the transaction.';
 
-create function private.take_people(contacts uuid[])
+create function private.take_contacts(contacts uuid[])
 returns void
 language plpgsql
 set search_path = ''
 as $$
 declare
-  org uuid := (select contacts.org_id from public.contacts where contacts.id = any (take_people.contacts) limit 1);
+  org uuid := (select contacts.org_id from public.contacts where contacts.id = any (take_contacts.contacts) limit 1);
   people uuid[];
   family uuid[];
   keys text[];
 begin
-  select array_agg(distinct private.visible_contact(id)) into people from unnest(take_people.contacts) as id;
+  select array_agg(distinct private.visible_contact(id)) into people from unnest(take_contacts.contacts) as id;
   family := array(select unnest(private.contact_family(person)) from unnest(people) as person order by 1);
   keys := array(
     select identifiers.match_key from public.contact_identifiers as identifiers
@@ -2093,7 +2094,7 @@ begin
   end if;
 end;
 $$;
-comment on function private.take_people is 'Lock some people whole (identifiers, contacts, leads), or fail at once.';
+comment on function private.take_contacts is 'Lock some people whole (identifiers, contacts, leads), or fail at once.';
 
 -- contacts/merge_queue.sql
 -- The merge queue: candidates that wait, with what agrees and what differs side by side.
@@ -2164,11 +2165,11 @@ begin
   select leads.id into lead
   from public.leads
   where leads.org_id = org and leads.contact_id = person and leads.site_id = site
-    and leads.stage not in ('won', 'lost') and leads.folded_into is null;
+    and leads.is_open;
   if lead is null then
     insert into public.leads (org_id, contact_id, home_id, site_id, source)
-    values (org, person, nullif(contact, person), site, open_lead.source)
-    on conflict (org_id, contact_id, site_id) where stage not in ('won', 'lost') and folded_into is null
+    values (org, person, contact, site, open_lead.source)
+    on conflict (org_id, contact_id, site_id) where is_open
       do update set updated_at = now()
     returning leads.id into lead;
   end if;
@@ -2187,14 +2188,14 @@ returns jsonb
 language sql
 set search_path = ''
 as $$
-  select private.opt_out_mine(org_id, reason, contact_id, kind, value, channel, event_id);
+  select private.opt_out_for_caller(org_id, reason, contact_id, kind, value, channel, event_id);
 $$;
 comment on function public.opt_out is
   'Never contact again: a contact (kind and value may say by which identifier it was said), or, without a contact, one identifier. One channel, or all.';
 grant execute on function public.opt_out to authenticated, service_role;
 
 -- security definer: who may is asked here, by the caller's own permission.
-create function private.opt_out_mine(
+create function private.opt_out_for_caller(
   org_id uuid, reason text, contact_id uuid, kind public.identifier_kind, value text, channel text, event_id uuid)
 returns jsonb
 language plpgsql
@@ -2202,19 +2203,19 @@ security definer
 set search_path = ''
 as $$
 begin
-  if opt_out_mine.contact_id is null or opt_out_mine.contact_id not in (select private.my_assigned_contacts()) then
-    perform private.permit(opt_out_mine.org_id, 'suppressions.write');
+  if opt_out_for_caller.contact_id is null or opt_out_for_caller.contact_id not in (select private.my_assigned_contacts()) then
+    perform private.permit(opt_out_for_caller.org_id, 'suppressions.write');
   end if;
-  if opt_out_mine.contact_id is not null and not exists (
-      select from public.contacts where contacts.id = opt_out_mine.contact_id and contacts.org_id = opt_out_mine.org_id) then
+  if opt_out_for_caller.contact_id is not null and not exists (
+      select from public.contacts where contacts.id = opt_out_for_caller.contact_id and contacts.org_id = opt_out_for_caller.org_id) then
     perform private.fail(404, 'not_found', 'There is no such row here.');
   end if;
   return jsonb_build_object('suppressions', private.opt_out(
     org_id, reason, contact_id, kind, value, channel, event_id));
 end;
 $$;
-comment on function private.opt_out_mine is 'Write an opt-out down within the caller''s organizations.';
-grant execute on function private.opt_out_mine to authenticated, service_role;
+comment on function private.opt_out_for_caller is 'Write an opt-out down within the caller''s organizations.';
+grant execute on function private.opt_out_for_caller to authenticated, service_role;
 
 create function private.opt_out(
   org_id uuid, reason text, contact_id uuid, kind public.identifier_kind, value text, channel text, event_id uuid)
@@ -2253,9 +2254,10 @@ begin
   get diagnostics written = row_count;
 
   if written > 0 then
-    insert into public.events (org_id, type, contact_id, source, data, cause_id)
-    values (opt_out.org_id, 'contact.opted_out', opt_out.contact_id, private.doer(),
-            jsonb_strip_nulls(jsonb_build_object('reason', opt_out.reason, 'channel', opt_out.channel, 'kind', opt_out.kind)), opt_out.event_id);
+    perform private.write_event(
+      opt_out.org_id, 'contact.opted_out',
+      jsonb_strip_nulls(jsonb_build_object('reason', opt_out.reason, 'channel', opt_out.channel, 'kind', opt_out.kind)),
+      source => private.doer(), contact_id => opt_out.contact_id, cause_id => opt_out.event_id);
   end if;
   return written;
 end;
@@ -2272,7 +2274,7 @@ as $$
 declare
   family uuid[] := private.contact_family(speakers.contact_id);
   owners uuid[] := array(
-    select distinct coalesce(known.home_id, known.contact_id)
+    select distinct known.home_id
     from public.contact_identifiers as known
     where known.org_id = (select contacts.org_id from public.contacts where contacts.id = speakers.contact_id)
       and known.kind = speakers.kind and known.match_key = private.match_key(speakers.kind, speakers.value)
@@ -2309,7 +2311,7 @@ begin
   perform private.lock_identifiers(resolve_contact.org_id, array[email_key, phone]);
 
   if email is not null then
-    select coalesce(known.home_id, known.contact_id), known.contact_id into home, person
+    select known.home_id, known.contact_id into home, person
     from public.contact_identifiers as known
     where known.org_id = resolve_contact.org_id and known.kind = 'email' and known.match_key = email_key
       and known.strength = 'strong';
@@ -2326,7 +2328,7 @@ begin
     phone_is_new := not phone_is_known or not exists (
       select from public.contact_identifiers as known
       where known.org_id = resolve_contact.org_id and known.kind = 'phone' and known.match_key = phone
-        and coalesce(known.home_id, known.contact_id) = home);
+        and known.home_id = home);
   end if;
   if home is null then
     insert into public.contacts (org_id, name) values (resolve_contact.org_id, nullif(name, '')) returning id into home;
@@ -2335,7 +2337,7 @@ begin
 
   if email_is_new or phone_is_new then
     insert into public.contact_identifiers (org_id, contact_id, home_id, kind, value, strength, event_id)
-    select resolve_contact.org_id, person, nullif(home, person), kind::public.identifier_kind, value,
+    select resolve_contact.org_id, person, home, kind::public.identifier_kind, value,
            strength::public.identifier_strength, resolve_contact.event_id
     from (values ('email', email, 'strong', email_is_new), ('phone', phone, 'weak', phone_is_new)) as given (kind, value, strength, is_new)
     where is_new
@@ -2381,12 +2383,12 @@ declare
   persons uuid[];
 begin
   with holders as (
-    select coalesce(known.home_id, known.contact_id) as home, known.contact_id as person, contacts.name
+    select known.home_id as home, known.contact_id as person, contacts.name
     from public.contact_identifiers as known
-    join public.contacts on contacts.id = coalesce(known.home_id, known.contact_id)
+    join public.contacts on contacts.id = known.home_id
     where known.org_id = holder_of_phone.org_id and known.kind = 'phone' and known.match_key = holder_of_phone.phone
     -- A number that more than fifty people gave says nothing; the newest are where one of them comes back.
-    order by coalesce(known.home_id, known.contact_id) desc
+    order by known.home_id desc
     limit 50
   ), agreeing as (
     select home, person, private.name_words(holders.name) <@ private.name_words(holder_of_phone.name)
@@ -2426,11 +2428,11 @@ begin
   insert into public.merge_candidates (org_id, contact_id, other_id, reason)
   select doubt_holders.org_id, least(doubt_holders.home, holder.home), greatest(doubt_holders.home, holder.home), 'same phone'
   from (
-    select coalesce(known.home_id, known.contact_id) as home
+    select known.home_id as home
     from public.contact_identifiers as known
     where known.org_id = doubt_holders.org_id and known.kind = 'phone' and known.match_key = doubt_holders.phone
       and known.contact_id <> doubt_holders.person
-    order by coalesce(known.home_id, known.contact_id) desc
+    order by known.home_id desc
     limit 5
   ) as holder
   order by 1, 2, 3
@@ -2440,7 +2442,7 @@ $$;
 comment on function private.doubt_holders is 'Let a person judge whether a contact is one of those who gave the same number.';
 
 -- contacts/suppressions.sql
--- Suppressions: who must not be written to or rung any more, and who said so.
+-- Suppressions: who must not be written to or called any more, and who said so.
 --
 -- Of an identifier (this address, this number) or of a contact (this person, by whatever identifier); on one channel
 -- or on all. A merge makes the stricter side hold for both, because a contact is suppressed when anybody of its family
@@ -2510,13 +2512,13 @@ returns jsonb
 language sql
 set search_path = ''
 as $$
-  select private.unmerge_my_contacts(merge_id);
+  select private.unmerge_contacts_for_caller(merge_id);
 $$;
 comment on function public.unmerge_contacts is 'Undo a merge: the loser gets back what is its own, also what came by its identifiers since.';
 grant execute on function public.unmerge_contacts to authenticated, service_role;
 
 -- security definer: who may is asked here, by the caller's own permission.
-create function private.unmerge_my_contacts(merge_id uuid)
+create function private.unmerge_contacts_for_caller(merge_id uuid)
 returns jsonb
 language plpgsql
 security definer
@@ -2524,15 +2526,15 @@ set search_path = ''
 as $$
 begin
   perform private.permit(
-    (select contact_merges.org_id from public.contact_merges where contact_merges.id = unmerge_my_contacts.merge_id), 'contacts.merge');
-  perform private.unmerge_people(merge_id);
+    (select contact_merges.org_id from public.contact_merges where contact_merges.id = unmerge_contacts_for_caller.merge_id), 'contacts.merge');
+  perform private.unmerge_contacts(merge_id);
   return jsonb_build_object('merge_id', merge_id, 'undone', true);
 end;
 $$;
-comment on function private.unmerge_my_contacts is 'Undo a merge within the caller''s organizations.';
-grant execute on function private.unmerge_my_contacts to authenticated, service_role;
+comment on function private.unmerge_contacts_for_caller is 'Undo a merge within the caller''s organizations.';
+grant execute on function private.unmerge_contacts_for_caller to authenticated, service_role;
 
-create function private.unmerge_people(merge_id uuid)
+create function private.unmerge_contacts(merge_id uuid)
 returns void
 language plpgsql
 set search_path = ''
@@ -2543,7 +2545,7 @@ declare
   returning_ids uuid[];
 begin
   select contact_merges.* into merge from public.contact_merges where contact_merges.id = merge_id;
-  perform private.hold_people(array[merge.loser_id]);
+  perform private.hold_contacts(array[merge.loser_id]);
   -- Asked again: somebody else may have undone it while we waited.
   select contact_merges.* into merge from public.contact_merges where contact_merges.id = merge_id;
   if merge.undone_at is not null then
@@ -2571,12 +2573,12 @@ begin
   update public.merge_candidates set decision = 'keep_apart', decided_at = now(), decided_by = (select auth.uid())
   where merge_candidates.id = merge.candidate_id;
 
-  insert into public.events (org_id, type, contact_id, subject_type, subject_id, source, data)
-  values (merge.org_id, 'contact.unmerged', merge.loser_id, 'contact', person, private.doer(),
-          jsonb_build_object('merge_id', merge.id, 'winner_id', merge.winner_id));
+  perform private.write_event(
+    merge.org_id, 'contact.unmerged', jsonb_build_object('merge_id', merge.id, 'winner_id', merge.winner_id),
+    source => private.doer(), contact_id => merge.loser_id, subject_type => 'contact', subject_id => person);
 end;
 $$;
-comment on function private.unmerge_people is 'Undo a merge: what is the loser''s by itself, before or since, returns to it.';
+comment on function private.unmerge_contacts is 'Undo a merge: what is the loser''s by itself, before or since, returns to it.';
 
 -- events/event_types.sql
 -- Event types: the catalogue of what can happen, one name for each kind, whatever a sender calls it.
@@ -2824,6 +2826,29 @@ $$;
 comment on function private.is_from_outside is 'Whether an event of this source is what somebody outside did.';
 grant execute on function private.is_from_outside to authenticated, service_role;
 
+-- events/write_event.sql
+-- Writing one event; statements that write many insert them themselves.
+
+create function private.write_event(
+  org_id uuid, type text, data jsonb, source text default 'hub', site_id uuid default null, contact_id uuid default null,
+  subject_type text default null, subject_id uuid default null, cause_id uuid default null, trace_id text default null,
+  occurred_at timestamptz default null, id uuid default private.uuid_v7())
+returns uuid
+language plpgsql
+set search_path = ''
+as $$
+begin
+  insert into public.events (id, org_id, site_id, type, contact_id, subject_type, subject_id, source, data, trace_id, cause_id, occurred_at)
+  values (
+    write_event.id, write_event.org_id, write_event.site_id, write_event.type, write_event.contact_id, write_event.subject_type,
+    write_event.subject_id, write_event.source, write_event.data,
+    coalesce(write_event.trace_id, replace(gen_random_uuid()::text, '-', '')), write_event.cause_id,
+    coalesce(write_event.occurred_at, now()));
+  return write_event.id;
+end;
+$$;
+comment on function private.write_event is 'Write an event; answers its id. The trace is a new one unless it is given.';
+
 -- agents/agents.sql
 -- Agents: what decides. A version is its brain at a moment.
 
@@ -2976,13 +3001,13 @@ returns integer
 language sql
 set search_path = ''
 as $$
-  select private.create_my_version(agent, config, org_id);
+  select private.create_version_for_caller(agent, config, org_id);
 $$;
 comment on function public.create_version is 'Draft a version of an agent; it decides nothing until it is published. Answers its number.';
 grant execute on function public.create_version to authenticated;
 
 -- security definer: versions are written by nobody but these functions, which ask for the permission themselves.
-create function private.create_my_version(agent text, config jsonb, org_id uuid)
+create function private.create_version_for_caller(agent text, config jsonb, org_id uuid)
 returns integer
 language plpgsql
 security definer
@@ -2990,23 +3015,23 @@ set search_path = ''
 as $$
 declare
   made integer;
-  owner public.agents := private.agent_named(create_my_version.agent, create_my_version.org_id, 'agents.publish');
+  owner public.agents := private.agent_named(create_version_for_caller.agent, create_version_for_caller.org_id, 'agents.publish');
 begin
   -- One number at a time.
   perform from public.agents where agents.id = owner.id for update;
-  if jsonb_typeof(create_my_version.config) is distinct from 'object' or length(create_my_version.config::text) > 200000 then
+  if jsonb_typeof(create_version_for_caller.config) is distinct from 'object' or length(create_version_for_caller.config::text) > 200000 then
     perform private.fail(422, 'bad_config', 'A version is an object of at most 200,000 characters.');
   end if;
   insert into public.agent_versions (org_id, agent_id, version, config)
-  select owner.org_id, owner.id, coalesce(max(versions.version), 0) + 1, create_my_version.config
+  select owner.org_id, owner.id, coalesce(max(versions.version), 0) + 1, create_version_for_caller.config
   from public.agent_versions as versions
   where versions.agent_id = owner.id
   returning version into made;
   return made;
 end;
 $$;
-comment on function private.create_my_version is 'Draft a version of an agent; it decides nothing until it is published. Answers its number.';
-grant execute on function private.create_my_version to authenticated;
+comment on function private.create_version_for_caller is 'Draft a version of an agent; it decides nothing until it is published. Answers its number.';
+grant execute on function private.create_version_for_caller to authenticated;
 
 -- security definer: a name may be that of several organizations' agents; only those are looked at where the caller may.
 create function private.agent_named(agent text, org_id uuid, permission text)
@@ -3050,13 +3075,13 @@ returns uuid
 language sql
 set search_path = ''
 as $$
-  select private.publish_my_version(agent, version, org_id);
+  select private.publish_version_for_caller(agent, version, org_id);
 $$;
 comment on function public.publish_version is 'Let a version decide from the next claim on; with an earlier number, roll back.';
 grant execute on function public.publish_version to authenticated;
 
 -- security definer: nobody writes versions but these functions, which ask for the permission.
-create function private.publish_my_version(agent text, version integer, org_id uuid)
+create function private.publish_version_for_caller(agent text, version integer, org_id uuid)
 returns uuid
 language plpgsql
 security definer
@@ -3064,11 +3089,11 @@ set search_path = ''
 as $$
 begin
   return private.publish_version(
-    (private.agent_named(publish_my_version.agent, publish_my_version.org_id, 'agents.publish')).id, publish_my_version.version);
+    (private.agent_named(publish_version_for_caller.agent, publish_version_for_caller.org_id, 'agents.publish')).id, publish_version_for_caller.version);
 end;
 $$;
-comment on function private.publish_my_version is 'Let a version decide from the next claim on; with an earlier number, roll back.';
-grant execute on function private.publish_my_version to authenticated;
+comment on function private.publish_version_for_caller is 'Let a version decide from the next claim on; with an earlier number, roll back.';
+grant execute on function private.publish_version_for_caller to authenticated;
 
 create function private.publish_version(agent_id uuid, version integer)
 returns uuid
@@ -3130,7 +3155,7 @@ comment on function private.is_webhook_url is 'Whether a webhook can have this U
 grant execute on function private.is_webhook_url to authenticated;
 
 -- work/subscriptions.sql
--- Subscriptions: a standing wish to bring events of some types to a function or a URL.
+-- Subscriptions: events of some types are brought to a function or a URL.
 
 create type public.target_kind as enum ('function', 'webhook');
 
@@ -3157,7 +3182,7 @@ create table public.subscriptions (
   constraint subscriptions_max_attempts_range check (max_attempts between 1 and 50),
   constraint subscriptions_retry_base_range check (retry_base between interval '0' and interval '1 hour')
 );
-comment on table public.subscriptions is 'A standing wish: bring events of these types to this function or URL.';
+comment on table public.subscriptions is 'Events of these types are brought to this function or URL.';
 comment on column public.subscriptions.event_types is 'Names, or patterns such as form.*';
 comment on column public.subscriptions.ordered is 'One delivery at a time and in order for each contact.';
 create index subscriptions_agent_idx on public.subscriptions (org_id, agent_id);
@@ -3201,7 +3226,7 @@ create policy "admins change subscriptions" on public.subscriptions for update t
 --
 -- A replay is a row and its deliveries point to it, so its progress is a count and a kill changes nothing.
 
-create type public.delivery_mode as enum ('live', 'shadow');
+create type public.delivery_mode as enum ('live', 'rehearsal');
 
 create table public.replays (
   id           uuid primary key default private.uuid_v7(),
@@ -3241,6 +3266,7 @@ create table public.deliveries (
   replay_id          uuid,
   version_id         uuid,
   status             public.delivery_status not null default 'pending',
+  is_waiting         boolean not null generated always as (status in ('pending', 'failed')) stored,
   attempts           smallint not null default 0,
   run_at             timestamptz not null default now(),
   order_key          uuid,
@@ -3265,16 +3291,16 @@ comment on column public.deliveries.replay_id is 'The last replay that put it in
 comment on column public.deliveries.version_id is 'The version that shall decide; without one, the published.';
 create unique index deliveries_once on public.deliveries (event_id, subscription_id) where mode = 'live';
 create index deliveries_subscription_idx on public.deliveries (org_id, subscription_id, id desc);
-create index deliveries_due_idx on public.deliveries (subscription_id, run_at) where status in ('pending', 'failed') and mode = 'live';
+create index deliveries_due_idx on public.deliveries (subscription_id, run_at) where is_waiting and mode = 'live';
 create index deliveries_leased_idx on public.deliveries (leased_until) where status = 'running';
 create index deliveries_order_idx on public.deliveries (subscription_id, order_key, id)
   where order_key is not null and status in ('pending', 'failed', 'running');
 create index deliveries_dead_idx on public.deliveries (id) where status = 'dead' and mode = 'live';
-create unique index deliveries_once_per_rehearsal on public.deliveries (replay_id, event_id, subscription_id) where mode = 'shadow';
+create unique index deliveries_once_per_rehearsal on public.deliveries (replay_id, event_id, subscription_id) where mode = 'rehearsal';
 create index deliveries_replay_idx on public.deliveries (org_id, replay_id) where replay_id is not null;
 create index deliveries_version_idx on public.deliveries (org_id, version_id) where version_id is not null;
-create index deliveries_given_up_idx on public.deliveries (org_id, subscription_id, id) where status in ('failed', 'dead');
-create index deliveries_rehearsed_idx on public.deliveries (subscription_id, run_at) where status in ('pending', 'failed') and mode = 'shadow';
+create index deliveries_failed_idx on public.deliveries (org_id, subscription_id, id) where status in ('failed', 'dead');
+create index deliveries_rehearsed_idx on public.deliveries (subscription_id, run_at) where is_waiting and mode = 'rehearsal';
 
 create trigger deliveries_touch before update on public.deliveries
   for each row execute function private.touch_updated_at();
@@ -3284,6 +3310,30 @@ alter table public.deliveries force row level security;
 grant select on public.deliveries to authenticated, service_role;
 create policy "members read deliveries" on public.deliveries for select to authenticated
   using (org_id in (select private.my_orgs('deliveries.read')));
+
+-- work/willing_subscriptions.sql
+-- Willing subscriptions: those whose deliveries may be handled now. Nothing about them is paused or closed.
+
+-- Two halves, so that a function's target is still looked up by its index.
+create view private.willing_subscriptions as
+  select willing.*
+  from (
+    select subscriptions.* from public.subscriptions where subscriptions.target_kind = 'function'
+    union all
+    select
+      subscriptions.id, subscriptions.org_id, subscriptions.name, subscriptions.event_types, subscriptions.target_kind,
+      'webhook-sender/' || subscriptions.id, subscriptions.agent_id, subscriptions.paused, subscriptions.ordered,
+      subscriptions.max_attempts, subscriptions.retry_base, subscriptions.created_at, subscriptions.updated_at
+    from public.subscriptions where subscriptions.target_kind = 'webhook'
+  ) as willing
+  join public.organizations on organizations.id = willing.org_id
+  left join public.agents on agents.id = willing.agent_id
+  where not willing.paused
+    and not organizations.paused
+    and organizations.closed_at is null
+    and (agents.id is null or (agents.status in ('idle', 'running') and agents.autonomy <> 'off'))
+    and not exists (select from public.system_controls where system_controls.name = 'global_pause' and system_controls.is_on);
+comment on view private.willing_subscriptions is 'Subscriptions whose deliveries may be handled now, by the target that claims them: nothing about them is paused or closed.';
 
 -- work/replay_filter.sql
 -- The filter of a replay, read once: which events are meant, within one organization.
@@ -3347,77 +3397,13 @@ set search_path = ''
 as $$
 begin
   if filter ?| '{statuses,replayed_before}' then
-    perform private.fail(422, 'unknown_filter', 'A shadow run takes events as they came, whatever became of their deliveries.');
+    perform private.fail(422, 'unknown_filter', 'A rehearsal takes events as they came, whatever became of their deliveries.');
   end if;
   return private.read_replay_filter(org_id, filter);
 end;
 $$;
-comment on function private.read_event_filter is 'The filter of a shadow run, or of what compares two.';
+comment on function private.read_event_filter is 'The filter of a rehearsal, or of what compares two.';
 grant execute on function private.read_event_filter to authenticated, service_role;
-
--- work/bury_delivery.sql
--- Giving a delivery up: it stays with its error, an alert and an event say so.
-
-create function private.bury_delivery(delivery_id uuid, error text)
-returns void
-language plpgsql
-set search_path = ''
-as $$
-declare
-  buried record;
-begin
-  update public.deliveries
-  set status = 'dead', last_error = bury_delivery.error, lease_token = null, leased_until = null
-  where deliveries.id = bury_delivery.delivery_id;
-
-  select
-    deliveries.mode, events.id as event_id, events.org_id, events.site_id, events.contact_id, events.type, events.trace_id,
-    case when events.subject_type = 'lead' then events.subject_id end as lead_id,
-    subscriptions.name, agents.id as agent_id, agents.name as agent, versions.id as version_id
-  into buried
-  from public.deliveries
-  join public.events on events.id = deliveries.event_id
-  join public.subscriptions on subscriptions.id = deliveries.subscription_id
-  left join public.agents on agents.id = subscriptions.agent_id
-  left join public.agent_versions as versions on versions.agent_id = agents.id and versions.status = 'published'
-  where deliveries.id = bury_delivery.delivery_id;
-
-  -- Nobody was promised anything by a rehearsal.
-  if buried.mode = 'shadow' then
-    return;
-  end if;
-
-  if buried.version_id is not null then
-    begin
-      insert into public.agent_actions (
-        org_id, agent_id, agent, version_id, delivery_id, event_id, contact_id, lead_id, decision, reasons, outcome, trace_id)
-      values (
-        buried.org_id, buried.agent_id, buried.agent, buried.version_id, bury_delivery.delivery_id, buried.event_id, buried.contact_id,
-        buried.lead_id, 'gave_up', array[bury_delivery.error], 'failed', buried.trace_id);
-    exception when others then
-      -- What cannot be written may be why it died; it must be buried all the same.
-      raise warning 'the failed run of delivery % could not be written: %', bury_delivery.delivery_id, sqlstate;
-    end;
-  end if;
-
-  -- When a subscriber is down, all its deliveries die of one reason: that is told once.
-  perform private.open_alert(
-    buried.org_id, 'delivery_dead', bury_delivery.delivery_id::text, 'critical',
-    format('%s gave up on a %s event: %s', buried.name, buried.type, bury_delivery.error),
-    jsonb_build_object('event_id', buried.event_id, 'subscription', buried.name, 'trace_id', buried.trace_id),
-    topic => buried.name, event_id => buried.event_id, site_id => buried.site_id);
-
-  -- Else a subscriber that fails on every event would bury without end.
-  if buried.type <> 'delivery.dead' then
-    insert into public.events (org_id, site_id, type, contact_id, subject_type, subject_id, source, data, trace_id, cause_id)
-    values (
-      buried.org_id, buried.site_id, 'delivery.dead', buried.contact_id, 'delivery', bury_delivery.delivery_id, 'hub',
-      jsonb_build_object('delivery_id', bury_delivery.delivery_id, 'subscription', buried.name, 'error', bury_delivery.error),
-      buried.trace_id, buried.event_id);
-  end if;
-end;
-$$;
-comment on function private.bury_delivery is 'Give a delivery up: it stays with its error, an alert and an event say so.';
 
 -- work/change_webhooks.sql
 -- Making, changing and removing webhooks, by an admin of the organization.
@@ -3427,13 +3413,13 @@ returns jsonb
 language sql
 set search_path = ''
 as $$
-  select private.add_webhook(name, url, event_types, org_id);
+  select private.create_webhook_subscription_for_caller(name, url, event_types, org_id);
 $$;
 comment on function public.create_webhook_subscription is 'Have events of these types posted to a URL. The answer has the signing secret, which is shown only now.';
 grant execute on function public.create_webhook_subscription to authenticated, service_role;
 
 -- security definer: who may is asked here, by the caller's own permission.
-create function private.add_webhook(name text, url text, event_types text[], org_id uuid)
+create function private.create_webhook_subscription_for_caller(name text, url text, event_types text[], org_id uuid)
 returns jsonb
 language plpgsql
 security definer
@@ -3445,7 +3431,7 @@ declare
     from public.organizations as orgs
     where orgs.closed_at is null
       and ((select auth.role()) = 'service_role' or orgs.id in (select private.my_orgs('subscriptions.write')))
-      and (add_webhook.org_id is null or orgs.id = add_webhook.org_id));
+      and (create_webhook_subscription_for_caller.org_id is null or orgs.id = create_webhook_subscription_for_caller.org_id));
   made public.subscriptions;
 begin
   if cardinality(mine) = 0 then
@@ -3461,31 +3447,31 @@ begin
   elsif coalesce(cardinality(event_types), 0) not between 1 and 100
     or exists (select from unnest(event_types) as pattern where coalesce(pattern !~ '^(\*|[a-z_]+\.(\*|[a-z_]+))$', true)) then
     perform private.fail(422, 'bad_event_types', 'Event types are names such as form.submitted, or patterns such as form.* or *.');
-  elsif exists (select from public.subscriptions where subscriptions.org_id = mine[1] and subscriptions.name = add_webhook.name) then
+  elsif exists (select from public.subscriptions where subscriptions.org_id = mine[1] and subscriptions.name = create_webhook_subscription_for_caller.name) then
     perform private.fail(409, 'name_taken', 'There is a subscription of this name.');
   end if;
   -- Forty tries, up to an hour apart, are about a day and a half at most.
   insert into public.subscriptions (org_id, name, event_types, target_kind, target, max_attempts, retry_base)
-  values (mine[1], add_webhook.name, add_webhook.event_types, 'webhook', add_webhook.url, 40, '10 seconds')
+  values (mine[1], create_webhook_subscription_for_caller.name, create_webhook_subscription_for_caller.event_types, 'webhook', create_webhook_subscription_for_caller.url, 40, '10 seconds')
   returning * into made;
   return jsonb_build_object('id', made.id, 'secret', private.add_webhook_secret(made.id));
 end;
 $$;
-comment on function private.add_webhook is 'Make a webhook in the caller''s organization.';
-grant execute on function private.add_webhook to authenticated, service_role;
+comment on function private.create_webhook_subscription_for_caller is 'Make a webhook in the caller''s organization.';
+grant execute on function private.create_webhook_subscription_for_caller to authenticated, service_role;
 
 create function public.rotate_webhook_secret(subscription_id uuid, old_valid_for interval default '1 day')
 returns jsonb
 language sql
 set search_path = ''
 as $$
-  select private.rotate_webhook(subscription_id, old_valid_for);
+  select private.rotate_webhook_secret_for_caller(subscription_id, old_valid_for);
 $$;
 comment on function public.rotate_webhook_secret is 'A new signing secret for a webhook; until the old one ends, both sign.';
 grant execute on function public.rotate_webhook_secret to authenticated, service_role;
 
 -- security definer: who may is asked here, by the caller's own permission.
-create function private.rotate_webhook(subscription_id uuid, old_valid_for interval)
+create function private.rotate_webhook_secret_for_caller(subscription_id uuid, old_valid_for interval)
 returns jsonb
 language plpgsql
 security definer
@@ -3501,21 +3487,21 @@ begin
   return jsonb_build_object('id', owned.id, 'secret', private.add_webhook_secret(owned.id, old_valid_for));
 end;
 $$;
-comment on function private.rotate_webhook is 'Give a webhook of the caller''s a new secret.';
-grant execute on function private.rotate_webhook to authenticated, service_role;
+comment on function private.rotate_webhook_secret_for_caller is 'Give a webhook of the caller''s a new secret.';
+grant execute on function private.rotate_webhook_secret_for_caller to authenticated, service_role;
 
 create function public.delete_webhook_subscription(subscription_id uuid)
 returns void
 language sql
 set search_path = ''
 as $$
-  select private.remove_webhook(subscription_id);
+  select private.delete_webhook_subscription_for_caller(subscription_id);
 $$;
 comment on function public.delete_webhook_subscription is 'Send nothing more to a webhook, and forget what was sent. To stop for a while, set paused.';
 grant execute on function public.delete_webhook_subscription to authenticated, service_role;
 
 -- security definer: who may is asked here, by the caller's own permission.
-create function private.remove_webhook(subscription_id uuid)
+create function private.delete_webhook_subscription_for_caller(subscription_id uuid)
 returns void
 language plpgsql
 security definer
@@ -3527,8 +3513,8 @@ begin
   delete from public.subscriptions where subscriptions.id = owned.id;
 end;
 $$;
-comment on function private.remove_webhook is 'Remove a webhook of the caller''s with its deliveries; the events stay.';
-grant execute on function private.remove_webhook to authenticated, service_role;
+comment on function private.delete_webhook_subscription_for_caller is 'Remove a webhook of the caller''s with its deliveries; the events stay.';
+grant execute on function private.delete_webhook_subscription_for_caller to authenticated, service_role;
 
 -- security definer: who may is asked here, by the caller's own permission.
 create function private.own_webhook(subscription_id uuid)
@@ -3568,14 +3554,25 @@ set enable_hashjoin = off
 set enable_mergejoin = off
 set enable_bitmapscan = off
 as $$
+begin
+  return private.deliveries_in_full(private.lease_deliveries(target, least(batch_size, 100), least(lease_seconds, 600)));
+end;
+$$;
+comment on function hub.claim_deliveries is 'Take up to batch_size due deliveries of a target under a lease, with all that is needed to handle them.';
+grant execute on function hub.claim_deliveries to hub_service;
+
+create function private.lease_deliveries(target text, wanted integer, lease_seconds integer)
+returns uuid[]
+language plpgsql
+set search_path = ''
+as $$
 declare
-  batch jsonb;
-  wanted integer := least(claim_deliveries.batch_size, 100);
+  leased uuid[];
 begin
   with willing as (
     select willing_subscriptions.id
     from private.willing_subscriptions
-    where willing_subscriptions.target = claim_deliveries.target
+    where willing_subscriptions.target = lease_deliveries.target
     -- No tenant's backlog goes always first.
     order by random()
   ),
@@ -3585,9 +3582,7 @@ begin
     cross join lateral (
       select deliveries.id
       from public.deliveries
-      where deliveries.subscription_id = willing.id
-        and deliveries.status in ('pending', 'failed')
-        and deliveries.mode = 'live'
+      where deliveries.subscription_id = willing.id and deliveries.is_waiting and deliveries.mode = 'live'
         and deliveries.run_at <= now()
         and (deliveries.order_key is null or not exists (
           select from public.deliveries as earlier
@@ -3607,9 +3602,7 @@ begin
     cross join lateral (
       select deliveries.id
       from public.deliveries
-      where deliveries.subscription_id = willing.id
-        and deliveries.status in ('pending', 'failed')
-        and deliveries.mode = 'shadow'
+      where deliveries.subscription_id = willing.id and deliveries.is_waiting and deliveries.mode = 'rehearsal'
         and deliveries.run_at <= now()
       order by deliveries.run_at
       limit wanted
@@ -3623,71 +3616,82 @@ begin
         attempts = deliveries.attempts + 1,
         lease_token = gen_random_uuid(),
         claimed_at = clock_timestamp(),
-        leased_until = clock_timestamp() + make_interval(secs => least(claim_deliveries.lease_seconds, 600))
+        leased_until = clock_timestamp() + make_interval(secs => lease_deliveries.lease_seconds)
     from (select live.id from live union all select rehearsed.id from rehearsed) as due
     where deliveries.id = due.id
-    returning deliveries.*
+    returning deliveries.id
   )
-  select coalesce(jsonb_agg(jsonb_build_object(
-    'id', claimed.id,
-    'lease_token', claimed.lease_token,
-    'attempt', claimed.attempts,
-    'mode', claimed.mode,
-    'subscription', subscriptions.name,
-    'org_id', claimed.org_id,
-    'event', jsonb_build_object(
-      'id', events.id, 'type', events.type, 'site_id', events.site_id, 'site', sites.slug, 'contact_id', events.contact_id,
-      'subject_type', events.subject_type, 'subject_id', events.subject_id, 'source', events.source,
-      'data', events.data, 'trace_id', events.trace_id, 'occurred_at', events.occurred_at),
-    'contact', case when contacts.id is not null then jsonb_build_object(
-      'id', contacts.id, 'name', contacts.name, 'is_repeat', history.earlier > 0, 'earlier_events', history.earlier) end,
-    'agent', case when agents.id is not null then jsonb_build_object(
-      'id', agents.id, 'name', agents.name, 'version_id', versions.id, 'version', versions.version, 'config', versions.config) end,
-    'memory', coalesce(memory.facts, '{}')
-  ) order by claimed.run_at), '[]')
-  into batch
-  from claimed
-  join public.subscriptions on subscriptions.id = claimed.subscription_id
-  join public.events on events.id = claimed.event_id
-  left join public.sites on sites.id = events.site_id
-  left join public.contacts as given on given.id = events.contact_id
-  left join public.contacts on contacts.id = coalesce(given.merged_into, given.id)
-  -- As private.contact_family, which costs more than all the rest of a row here.
-  cross join lateral (
-    select contacts.id || array(
-      select merged.id from public.contacts as merged where merged.org_id = contacts.org_id and merged.merged_into = contacts.id) as ids
-    -- Made once, not wherever it is used.
-    offset 0
-  ) as family
-  left join public.agents on agents.id = subscriptions.agent_id
-  left join public.agent_versions as versions on versions.agent_id = agents.id
-    and case when claimed.version_id is null then versions.status = 'published' else versions.id = claimed.version_id end
-  cross join lateral (
-    select count(*) as earlier
-    from unnest(family.ids) as home (id)
-    cross join lateral (
-      select from public.events as before
-      where before.org_id = events.org_id and before.contact_id = home.id and before.id < events.id
-        -- By the index of the contact: that of the type would be read from its beginning.
-        and (before.type = events.type) is true
-      limit 50
-    ) as seen
-  ) as history
-  -- What was remembered before this happened: a replay and a rehearsal see what the first handling saw, or less.
-  left join lateral (
-    select jsonb_object_agg(agent_memory.key, agent_memory.value order by agent_memory.source_event_id nulls first) as facts
-    from public.agent_memory
-    where agent_memory.agent_id = agents.id
-      and agent_memory.subject_type = 'contact'
-      and agent_memory.subject_id = any (family.ids)
-      and coalesce(agent_memory.source_event_id < events.id, true)
-      and coalesce(agent_memory.expires_at, 'infinity') > now()
-  ) as memory on true;
-  return batch;
+  select array_agg(claimed.id) into leased from claimed;
+  return leased;
 end;
 $$;
-comment on function hub.claim_deliveries is 'Take up to batch_size due deliveries of a target under a lease, with all that is needed to handle them.';
-grant execute on function hub.claim_deliveries to hub_service;
+comment on function private.lease_deliveries is 'Lease the deliveries of a target that are due, live ones before rehearsals; answers which.';
+
+create function private.deliveries_in_full(ids uuid[])
+returns jsonb
+language plpgsql
+set search_path = ''
+as $$
+begin
+  return (
+    select coalesce(jsonb_agg(jsonb_build_object(
+      'id', claimed.id,
+      'lease_token', claimed.lease_token,
+      'attempt', claimed.attempts,
+      'mode', claimed.mode,
+      'subscription', subscriptions.name,
+      'org_id', claimed.org_id,
+      'event', jsonb_build_object(
+        'id', events.id, 'type', events.type, 'site_id', events.site_id, 'site', sites.slug, 'contact_id', events.contact_id,
+        'subject_type', events.subject_type, 'subject_id', events.subject_id, 'source', events.source,
+        'data', events.data, 'trace_id', events.trace_id, 'occurred_at', events.occurred_at),
+      'contact', case when contacts.id is not null then jsonb_build_object(
+        'id', contacts.id, 'name', contacts.name, 'is_repeat', history.earlier > 0, 'earlier_events', history.earlier) end,
+      'agent', case when agents.id is not null then jsonb_build_object(
+        'id', agents.id, 'name', agents.name, 'version_id', versions.id, 'version', versions.version, 'config', versions.config) end,
+      'memory', coalesce(memory.facts, '{}')
+    ) order by claimed.mode, claimed.run_at), '[]')
+    from public.deliveries as claimed
+    join public.subscriptions on subscriptions.id = claimed.subscription_id
+    join public.events on events.id = claimed.event_id
+    left join public.sites on sites.id = events.site_id
+    left join public.contacts as given on given.id = events.contact_id
+    left join public.contacts on contacts.id = coalesce(given.merged_into, given.id)
+    -- As private.contact_family, which costs more than all the rest of a row here.
+    cross join lateral (
+      select contacts.id || array(
+        select merged.id from public.contacts as merged where merged.org_id = contacts.org_id and merged.merged_into = contacts.id) as ids
+      -- Made once, not wherever it is used.
+      offset 0
+    ) as family
+    left join public.agents on agents.id = subscriptions.agent_id
+    left join public.agent_versions as versions on versions.agent_id = agents.id
+      and case when claimed.version_id is null then versions.status = 'published' else versions.id = claimed.version_id end
+    cross join lateral (
+      select count(*) as earlier
+      from unnest(family.ids) as home (id)
+      cross join lateral (
+        select from public.events as before
+        where before.org_id = events.org_id and before.contact_id = home.id and before.id < events.id
+          -- By the index of the contact: that of the type would be read from its beginning.
+          and (before.type = events.type) is true
+        limit 50
+      ) as seen
+    ) as history
+    -- What was remembered before this happened: a replay and a rehearsal see what the first handling saw, or less.
+    left join lateral (
+      select jsonb_object_agg(agent_memory.key, agent_memory.value order by agent_memory.source_event_id nulls first) as facts
+      from public.agent_memory
+      where agent_memory.agent_id = agents.id
+        and agent_memory.subject_type = 'contact'
+        and agent_memory.subject_id = any (family.ids)
+        and coalesce(agent_memory.source_event_id < events.id, true)
+        and coalesce(agent_memory.expires_at, 'infinity') > now()
+    ) as memory on true
+    where claimed.id = any (deliveries_in_full.ids));
+end;
+$$;
+comment on function private.deliveries_in_full is 'Deliveries with their event, contact, agent, version and memory, as functions get them.';
 
 -- work/compare_versions.sql
 -- Which decisions of the latest rehearsals differ between two versions of an agent, and why.
@@ -3736,7 +3740,7 @@ begin
         from (select * from changed limit coalesce(meant.most, 100)) as shown)));
 end;
 $$;
-comment on function public.compare_versions is 'Which decisions of the latest shadow runs differ between two versions of an agent, and why.';
+comment on function public.compare_versions is 'Which decisions of the latest rehearsals differ between two versions of an agent, and why.';
 grant execute on function public.compare_versions to authenticated, service_role;
 
 create function private.rehearsed(agent_id uuid, version integer)
@@ -3754,10 +3758,10 @@ as $$
   from public.agent_versions as versions
   join public.deliveries on deliveries.org_id = versions.org_id and deliveries.version_id = versions.id
   where versions.agent_id = rehearsed.agent_id and versions.version = rehearsed.version
-    and deliveries.mode = 'shadow' and deliveries.status = 'done'
+    and deliveries.mode = 'rehearsal' and deliveries.status = 'done'
   order by deliveries.event_id, deliveries.id desc;
 $$;
-comment on function private.rehearsed is 'What a version decided in its latest shadow run about each event.';
+comment on function private.rehearsed is 'What a version decided in its latest rehearsal about each event.';
 grant execute on function private.rehearsed to authenticated, service_role;
 
 -- work/delivery_attempts.sql
@@ -3832,11 +3836,11 @@ stable
 set search_path = ''
 as $$
 declare
-  wish public.subscriptions;
+  subscriber public.subscriptions;
 begin
-  select * into wish from public.subscriptions where subscriptions.id = is_echo.subscription_id;
-  if wish.target_kind = 'function' then
-    return is_echo.cause_id is not null and private.has_acted_on_cause(is_echo.cause_id, wish.id);
+  select * into subscriber from public.subscriptions where subscriptions.id = is_echo.subscription_id;
+  if subscriber.target_kind = 'function' then
+    return is_echo.cause_id is not null and private.has_acted_on_cause(is_echo.cause_id, subscriber.id);
   end if;
   return exists (
     with recursive chain (id, type, data, cause_id) as (
@@ -3848,8 +3852,8 @@ begin
       join public.events on events.id = chain.cause_id
     )
     select from chain
-    where (chain.type = 'delivery.dead' and chain.data ->> 'subscription' = wish.name)
-       or (chain.type in ('alert.opened', 'alert.closed') and chain.data #>> '{details,subscription}' = wish.name));
+    where (chain.type = 'delivery.dead' and chain.data ->> 'subscription' = subscriber.name)
+       or (chain.type in ('alert.opened', 'alert.closed') and chain.data #>> '{details,subscription}' = subscriber.name));
 end;
 $$;
 comment on function private.is_echo is 'Whether an event is of a subscriber''s own making, so that to send it there would not end.';
@@ -3875,6 +3879,22 @@ begin
 end;
 $$;
 comment on function private.has_acted_on_cause is 'Whether a subscription was delivered one of the events that led to this one.';
+
+-- work/due_work.sql
+-- Due work: when the oldest live delivery of each willing subscription was due.
+
+create view private.due_work as
+  select willing.id as subscription_id, willing.org_id, willing.name, willing.target, oldest.run_at as due_since
+  from private.willing_subscriptions as willing
+  cross join lateral (
+    select deliveries.run_at
+    from public.deliveries
+    where deliveries.subscription_id = willing.id and deliveries.is_waiting and deliveries.mode = 'live'
+      and deliveries.run_at <= now()
+    order by deliveries.run_at
+    limit 1
+  ) as oldest;
+comment on view private.due_work is 'Willing subscriptions with a live delivery that is due, and since when the oldest is.';
 
 -- work/extend_leases.sql
 -- Keeping leases that are still held.
@@ -3932,10 +3952,10 @@ $$;
 comment on function private.invoke is 'Call a function over HTTP, after commit. The only place that knows URL and secret.';
 
 -- work/kick.sql
--- Kicks: waking a function that has deliveries waiting.
+-- Kicks: a function that has deliveries waiting is called.
 --
--- pg_net may lose one: the sweep finds whatever is due. One kick in a tenth of a second is enough for a target, because
--- whoever is kicked lingers and finds what comes meanwhile.
+-- pg_net may lose a kick: the sweep finds what is due. One kick in a tenth of a second is enough for a target, because
+-- a kicked function lingers and finds what comes meanwhile.
 
 create table private.kicks (
   target     text primary key,
@@ -3979,7 +3999,7 @@ begin
   return true;
 end;
 $$;
-comment on function private.kick is 'Wake a function that has deliveries waiting; at most every 100 ms, and never an error for the caller.';
+comment on function private.kick is 'Call a function that has deliveries waiting; at most every 100 ms, and never an error for the caller.';
 
 create function private.kick_target(subscription public.subscriptions)
 returns text
@@ -4015,11 +4035,75 @@ create trigger subscriptions_kicks after insert or update of target on public.su
 create trigger subscriptions_no_kicks after delete on public.subscriptions
   for each row when (old.target_kind = 'webhook') execute function private.follow_target();
 
+-- work/mark_dead.sql
+-- Dead deliveries: one that used up its attempts stays, with its error; an alert and an event say so.
+
+create function private.mark_dead(delivery_id uuid, error text)
+returns void
+language plpgsql
+set search_path = ''
+as $$
+declare
+  dead record;
+begin
+  update public.deliveries
+  set status = 'dead', last_error = mark_dead.error, lease_token = null, leased_until = null
+  where deliveries.id = mark_dead.delivery_id;
+
+  select
+    deliveries.mode, events.id as event_id, events.org_id, events.site_id, events.contact_id, events.type, events.trace_id,
+    case when events.subject_type = 'lead' then events.subject_id end as lead_id,
+    subscriptions.name, agents.id as agent_id, agents.name as agent, versions.id as version_id
+  into dead
+  from public.deliveries
+  join public.events on events.id = deliveries.event_id
+  join public.subscriptions on subscriptions.id = deliveries.subscription_id
+  left join public.agents on agents.id = subscriptions.agent_id
+  left join public.agent_versions as versions on versions.agent_id = agents.id and versions.status = 'published'
+  where deliveries.id = mark_dead.delivery_id;
+
+  -- Nobody was promised anything by a rehearsal.
+  if dead.mode = 'rehearsal' then
+    return;
+  end if;
+
+  if dead.version_id is not null then
+    begin
+      insert into public.agent_actions (
+        org_id, agent_id, agent, version_id, delivery_id, event_id, contact_id, lead_id, decision, reasons, outcome, trace_id)
+      values (
+        dead.org_id, dead.agent_id, dead.agent, dead.version_id, mark_dead.delivery_id, dead.event_id, dead.contact_id,
+        dead.lead_id, 'dead', array[mark_dead.error], 'failed', dead.trace_id);
+    exception when others then
+      -- What cannot be written may be why it is dead: it is marked all the same.
+      raise warning 'the failed run of delivery % could not be written: %', mark_dead.delivery_id, sqlstate;
+    end;
+  end if;
+
+  -- When a subscriber is down, all its deliveries are dead for one reason: that is told once.
+  perform private.open_alert(
+    dead.org_id, 'delivery_dead', mark_dead.delivery_id::text, 'critical',
+    format('The delivery of a %s event to %s is dead: %s', dead.type, dead.name, mark_dead.error),
+    jsonb_build_object('event_id', dead.event_id, 'subscription', dead.name, 'trace_id', dead.trace_id),
+    topic => dead.name, event_id => dead.event_id, site_id => dead.site_id);
+
+  -- Else a subscriber that fails on every event would make dead deliveries without end.
+  if dead.type <> 'delivery.dead' then
+    perform private.write_event(
+      dead.org_id, 'delivery.dead',
+      jsonb_build_object('delivery_id', mark_dead.delivery_id, 'subscription', dead.name, 'error', mark_dead.error),
+      site_id => dead.site_id, contact_id => dead.contact_id, subject_type => 'delivery', subject_id => mark_dead.delivery_id,
+      cause_id => dead.event_id, trace_id => dead.trace_id);
+  end if;
+end;
+$$;
+comment on function private.mark_dead is 'Make a delivery dead: it stays with its error; an alert and an event say so.';
+
 -- work/overdue_targets.sql
--- Overdue: what waits although the database should have woken somebody.
+-- Overdue targets: what waits although the database should have kicked its function.
 --
--- Whoever is told of an event is told by pg_net, and so is whoever the sweep finds. When pg_net sends nothing, or pg_cron
--- runs nothing, a clock outside of the database asks here, and wakes the targets itself.
+-- Both the trigger on events and the sweep kick through pg_net. When pg_net sends nothing, or pg_cron runs nothing, a
+-- clock outside of the database asks here, and kicks the targets itself.
 
 -- security definer: hub_service may touch no table itself.
 create function hub.overdue_targets()
@@ -4077,20 +4161,20 @@ set search_path = ''
 set plan_cache_mode = force_custom_plan
 as $$
 declare
-  wish public.subscriptions;
+  subscriber public.subscriptions;
   brain uuid;
   chosen uuid[];
   replay uuid;
   meant constant private.replay_filter := private.read_event_filter(org_id, filter);
 begin
-  select * into wish from public.subscriptions
+  select * into subscriber from public.subscriptions
   where subscriptions.org_id = rehearse_events.org_id and subscriptions.name = rehearse_events.subscription
     and subscriptions.agent_id is not null;
   if not found then
     return null;
   end if;
   select id into brain from public.agent_versions as versions
-  where versions.agent_id = wish.agent_id
+  where versions.agent_id = subscriber.agent_id
     and case when rehearse_events.version is null then versions.status = 'published' else versions.version = rehearse_events.version end;
   if brain is null then
     perform private.fail(404, 'unknown_version', 'This agent has no such version.');
@@ -4100,8 +4184,8 @@ begin
     select events.id
     from public.events
     where events.org_id = rehearse_events.org_id
-      and private.wants(wish.event_types, events.type)
-      and (events.cause_id is null or not private.has_acted_on_cause(events.cause_id, wish.id))
+      and private.wants(subscriber.event_types, events.type)
+      and (events.cause_id is null or not private.has_acted_on_cause(events.cause_id, subscriber.id))
       and (meant.event_ids is null or events.id = any (meant.event_ids))
       and (meant.types is null or events.type = any (meant.types))
       and (meant.since is null or events.id >= meant.since)
@@ -4115,11 +4199,11 @@ begin
   end if;
 
   insert into public.replays (org_id, mode, filter, subscription, version_id, asked_by, matched)
-  values (rehearse_events.org_id, 'shadow', filter, wish.name, brain, (select auth.uid()), cardinality(chosen))
+  values (rehearse_events.org_id, 'rehearsal', filter, subscriber.name, brain, (select auth.uid()), cardinality(chosen))
   returning id into replay;
   insert into public.deliveries (org_id, event_id, subscription_id, mode, replay_id, version_id)
-  select wish.org_id, event_id, wish.id, 'shadow', replay, brain from unnest(chosen) as event_id;
-  perform private.kick(willing.target) from private.willing_subscriptions as willing where willing.id = wish.id;
+  select subscriber.org_id, event_id, subscriber.id, 'rehearsal', replay, brain from unnest(chosen) as event_id;
+  perform private.kick(willing.target) from private.willing_subscriptions as willing where willing.id = subscriber.id;
   return jsonb_build_object('matched', cardinality(chosen), 'replay_id', replay);
 end;
 $$;
@@ -4132,12 +4216,12 @@ set search_path = ''
 as $$
 begin
   delete from public.deliveries using public.replays
-  where deliveries.org_id = replays.org_id and deliveries.replay_id = replays.id and deliveries.mode = 'shadow'
-    and replays.mode = 'shadow' and replays.created_at < now() - interval '30 days';
-  delete from public.replays where replays.mode = 'shadow' and replays.created_at < now() - interval '30 days';
+  where deliveries.org_id = replays.org_id and deliveries.replay_id = replays.id and deliveries.mode = 'rehearsal'
+    and replays.mode = 'rehearsal' and replays.created_at < now() - interval '30 days';
+  delete from public.replays where replays.mode = 'rehearsal' and replays.created_at < now() - interval '30 days';
 end;
 $$;
-comment on function private.prune_rehearsals is 'Remove shadow runs that nobody compares any more.';
+comment on function private.prune_rehearsals is 'Remove rehearsals that nobody compares any more.';
 
 -- work/replay_events.sql
 -- Replaying: deliver again what failed, or let a version decide about the past. Effects that happened do not happen again.
@@ -4149,13 +4233,13 @@ language sql
 set search_path = ''
 as $$
   -- Null is what nobody said: it never means to do it.
-  select private.replay_my_events(coalesce(filter, '{}'), subscription, coalesce(mode, 'live'), version, coalesce(dry_run, true));
+  select private.replay_events_for_caller(coalesce(filter, '{}'), subscription, coalesce(mode, 'live'), version, coalesce(dry_run, true));
 $$;
-comment on function public.replay_events is 'Deliver again what failed, or (mode shadow) let a version decide about past events without effects. Filter: event_ids, types, statuses, since, until, site, contact_id, replayed_before, limit. At most 5000 at once: while more is true, ask again, with the first answer''s began as replayed_before. A dry run unless told otherwise.';
+comment on function public.replay_events is 'Deliver again what failed, or (mode rehearsal) let a version decide about past events without effects. Filter: event_ids, types, statuses, since, until, site, contact_id, replayed_before, limit. At most 5000 at once: while more is true, ask again, with the first answer''s began as replayed_before. A dry run unless told otherwise.';
 grant execute on function public.replay_events to authenticated, service_role;
 
 -- security definer: who may replay is asked here, by the caller's own permission.
-create function private.replay_my_events(filter jsonb, subscription text, mode text, version integer, dry_run boolean)
+create function private.replay_events_for_caller(filter jsonb, subscription text, mode text, version integer, dry_run boolean)
 returns jsonb
 language plpgsql
 security definer
@@ -4170,8 +4254,8 @@ declare
   is_known boolean := false;
   more boolean := false;
 begin
-  if mode not in ('live', 'shadow') then
-    perform private.fail(422, 'unknown_mode', 'The mode is live or shadow.');
+  if mode not in ('live', 'rehearsal') then
+    perform private.fail(422, 'unknown_mode', 'The mode is live or rehearsal.');
   end if;
   if mode = 'live' and version is not null then
     perform private.fail(422, 'version_in_live_mode', 'Live deliveries are handled by the published version.');
@@ -4195,12 +4279,12 @@ begin
     perform private.fail(403, 'not_permitted', 'Your role may not replay events.');
   end if;
   if not is_known then
-    perform private.fail(422, 'unknown_subscription', 'A shadow run needs the name of an agent''s subscription.');
+    perform private.fail(422, 'unknown_subscription', 'A rehearsal needs the name of an agent''s subscription.');
   end if;
   -- Else a name that is mistyped would look like nothing to do.
   if subscription is not null and not exists (
     select from public.subscriptions
-    where subscriptions.org_id = any (organizations) and subscriptions.name = replay_my_events.subscription)
+    where subscriptions.org_id = any (organizations) and subscriptions.name = replay_events_for_caller.subscription)
   then
     perform private.fail(422, 'unknown_subscription', format('You have no subscription %s.', subscription));
   end if;
@@ -4213,8 +4297,8 @@ begin
     'matched', matched, 'more', more, 'began', now(), 'dry_run', dry_run, 'mode', mode, 'replay_ids', ids);
 end;
 $$;
-comment on function private.replay_my_events is 'Replay within the caller''s organizations.';
-grant execute on function private.replay_my_events to authenticated, service_role;
+comment on function private.replay_events_for_caller is 'Replay within the caller''s organizations.';
+grant execute on function private.replay_events_for_caller to authenticated, service_role;
 
 create function private.replay_deliveries(org_id uuid, filter jsonb, subscription text, dry_run boolean)
 returns jsonb
@@ -4370,7 +4454,7 @@ begin
       null;
   end;
 
-  -- One of them cannot be written: it is tried again, then given up, and the others go without it.
+  -- One of them cannot be written: it is tried again and is dead in the end, and the others go without it.
   for settlement in select value from jsonb_array_elements(settlements) order by value ->> 'id' loop
     begin
       results := results || private.settle_together(jsonb_build_array(settlement));
@@ -4397,43 +4481,70 @@ language plpgsql
 set search_path = ''
 as $$
 declare
-  held private.settling[];
-  given_up record;
+  held constant private.settling[] := private.hold_deliveries(settlements);
   statuses jsonb;
 begin
-  -- The lease's token is the fence: who was late, or was killed and came back, changes nothing.
-  -- Locked in the order of their ids, so that two batches never lock crosswise.
-  select array_agg(locked.settling) into held
-  from (
-    select row(
-      deliveries.id, deliveries.org_id, deliveries.subscription_id, deliveries.attempts, subscriptions.max_attempts,
-      subscriptions.retry_base, deliveries.claimed_at,
-      said.outcome, left(said.error, 2000), said.duration_ms, said.retry_after_seconds,
-      case when deliveries.mode = 'shadow' and said.effects is not null
-        then coalesce(said.result, '{}') || jsonb_build_object('effects', said.effects) else said.result end,
-      case
-        when said.outcome <> 'done' or deliveries.mode <> 'live' or deliveries.effects_applied_at is not null then null
-        when agents.autonomy <> 'auto' then private.proposed(said.effects)
-        else said.effects end,
-      events.id, events.occurred_at, events.site_id, events.contact_id, events.subject_type, events.subject_id, events.trace_id,
-      agents.id, agents.name, versions.id
-    )::private.settling as settling
-    from jsonb_to_recordset(settlements) as said (
-      id uuid, lease_token uuid, outcome text, error text, duration_ms integer, retry_after_seconds numeric, result jsonb, effects jsonb)
-    join public.deliveries
-      on deliveries.id = said.id and deliveries.lease_token = said.lease_token and deliveries.status = 'running'
-    join public.subscriptions on subscriptions.id = deliveries.subscription_id
-    join public.events on events.id = deliveries.event_id
-    left join public.agents on agents.id = subscriptions.agent_id
-    left join public.agent_versions as versions on versions.agent_id = agents.id and versions.status = 'published'
-    order by deliveries.id
-    for update of deliveries
-  ) as locked;
-
   if exists (select from unnest(held) where effects is not null and effects <> '{}') then
     perform private.apply_effects(held);
   end if;
+  statuses := private.write_outcomes(held);
+  perform private.mark_dead(ended.id, coalesce(ended.error, 'no reason given'))
+  from unnest(held) as ended
+  where statuses ->> ended.id::text = 'dead';
+  return (
+    select coalesce(jsonb_agg(jsonb_build_object('id', said ->> 'id', 'status', coalesce(statuses ->> (said ->> 'id'), 'lost'))), '[]')
+    from jsonb_array_elements(settlements) as said);
+end;
+$$;
+comment on function private.settle_together is 'Write down how deliveries ended, with their effects: those whose lease is still ours.';
 
+-- The lease's token is the fence: who was late, or was killed and came back, changes nothing.
+-- Locked in the order of their ids, so that two batches never lock crosswise.
+create function private.hold_deliveries(settlements jsonb)
+returns private.settling[]
+language plpgsql
+set search_path = ''
+as $$
+begin
+  return (
+    select array_agg(locked.settling)
+    from (
+      select row(
+        deliveries.id, deliveries.org_id, deliveries.subscription_id, deliveries.attempts, subscriptions.max_attempts,
+        subscriptions.retry_base, deliveries.claimed_at,
+        said.outcome, left(said.error, 2000), said.duration_ms, said.retry_after_seconds,
+        case when deliveries.mode = 'rehearsal' and said.effects is not null
+          then coalesce(said.result, '{}') || jsonb_build_object('effects', said.effects) else said.result end,
+        case
+          when said.outcome <> 'done' or deliveries.mode <> 'live' or deliveries.effects_applied_at is not null then null
+          when agents.autonomy <> 'auto' then private.proposed(said.effects)
+          else said.effects end,
+        events.id, events.occurred_at, events.site_id, events.contact_id, events.subject_type, events.subject_id, events.trace_id,
+        agents.id, agents.name, versions.id
+      )::private.settling as settling
+      from jsonb_to_recordset(settlements) as said (
+        id uuid, lease_token uuid, outcome text, error text, duration_ms integer, retry_after_seconds numeric, result jsonb, effects jsonb)
+      join public.deliveries
+        on deliveries.id = said.id and deliveries.lease_token = said.lease_token and deliveries.status = 'running'
+      join public.subscriptions on subscriptions.id = deliveries.subscription_id
+      join public.events on events.id = deliveries.event_id
+      left join public.agents on agents.id = subscriptions.agent_id
+      left join public.agent_versions as versions on versions.agent_id = agents.id and versions.status = 'published'
+      order by deliveries.id
+      for update of deliveries
+    ) as locked);
+end;
+$$;
+comment on function private.hold_deliveries is 'Lock the deliveries of settlements whose lease is still held, with what SQL knows of them.';
+
+create function private.write_outcomes(held private.settling[])
+returns jsonb
+language plpgsql
+set search_path = ''
+as $$
+declare
+  statuses jsonb;
+begin
   insert into public.delivery_attempts (org_id, delivery_id, attempt, outcome, error, duration_ms, started_at)
   select org_id, id, attempts, outcome, error, duration_ms, claimed_at
   from unnest(held)
@@ -4463,17 +4574,10 @@ begin
     returning deliveries.id, deliveries.status
   )
   select jsonb_object_agg(written.id, written.status) into statuses from written;
-
-  for given_up in select id, error from unnest(held) where statuses ->> id::text = 'dead' loop
-    perform private.bury_delivery(given_up.id, coalesce(given_up.error, 'no reason given'));
-  end loop;
-
-  return (
-    select coalesce(jsonb_agg(jsonb_build_object('id', said ->> 'id', 'status', coalesce(statuses ->> (said ->> 'id'), 'lost'))), '[]')
-    from jsonb_array_elements(settlements) as said);
+  return statuses;
 end;
 $$;
-comment on function private.settle_together is 'Write down how deliveries ended, with their effects: those whose lease is still ours.';
+comment on function private.write_outcomes is 'Write each attempt and what its delivery is now; answers the statuses by delivery.';
 
 create function private.proposed(effects jsonb)
 returns jsonb
@@ -4531,7 +4635,7 @@ create trigger organizations_closed after update of closed_at on public.organiza
   for each row when (old.closed_at is null and new.closed_at is not null) execute function private.stop_deliveries();
 
 -- work/sweep_deliveries.sql
--- The sweep: take back what lost its lease and wake whoever has something due.
+-- The sweep: take back the deliveries whose lease ran out, and kick every target with due work.
 
 create function private.sweep_deliveries()
 returns jsonb
@@ -4557,7 +4661,7 @@ begin
       insert into public.delivery_attempts (org_id, delivery_id, attempt, outcome, error, started_at)
       values (expired.org_id, expired.id, expired.attempts, 'lapsed', 'the lease ran out', expired.claimed_at);
       if expired.attempts >= expired.max_attempts then
-        perform private.bury_delivery(expired.id, 'the lease ran out ' || expired.attempts || ' times');
+        perform private.mark_dead(expired.id, 'the lease ran out ' || expired.attempts || ' times');
       else
         update public.deliveries
         set status = 'failed', lease_token = null, leased_until = null, last_error = 'the lease ran out',
@@ -4574,7 +4678,7 @@ begin
   return jsonb_build_object('lapsed', lapsed, 'kicked', kicked);
 end;
 $$;
-comment on function private.sweep_deliveries is 'Take back what lost its lease and wake whoever has something due; cron calls it.';
+comment on function private.sweep_deliveries is 'Take back the deliveries whose lease ran out and kick every target with due work; cron calls it.';
 
 create function private.due_targets(for_at_least interval default '0')
 returns setof text
@@ -4582,18 +4686,16 @@ language sql
 stable
 set search_path = ''
 as $$
-  select distinct willing.target
+  select due_work.target from private.due_work where due_work.due_since <= now() - for_at_least
+  union
+  select willing.target
   from private.willing_subscriptions as willing
   where exists (
-      select from public.deliveries
-      where deliveries.subscription_id = willing.id and deliveries.status in ('pending', 'failed')
-        and deliveries.mode = 'live' and deliveries.run_at <= now() - for_at_least)
-    or exists (
-      select from public.deliveries
-      where deliveries.subscription_id = willing.id and deliveries.status in ('pending', 'failed')
-        and deliveries.mode = 'shadow' and deliveries.run_at <= now() - for_at_least);
+    select from public.deliveries
+    where deliveries.subscription_id = willing.id and deliveries.is_waiting and deliveries.mode = 'rehearsal'
+      and deliveries.run_at <= now() - for_at_least);
 $$;
-comment on function private.due_targets is 'Whoever has deliveries that have been due so long.';
+comment on function private.due_targets is 'The targets with deliveries that have been due so long.';
 
 -- work/webhook_secrets.sql
 -- Webhook secrets: what signs the events that are sent to a webhook. The vault keeps them.
@@ -4726,30 +4828,6 @@ create trigger subscriptions_resumed after update of paused on public.subscripti
 
 create trigger subscriptions_gone after delete on public.subscriptions
   for each row when (old.target_kind = 'webhook') execute function private.webhook_resumed();
-
--- work/willing_subscriptions.sql
--- Willing subscriptions: those whose deliveries may be handled now. Nothing about them is paused or closed.
-
--- Two halves, so that a function's target is still looked up by its index.
-create view private.willing_subscriptions as
-  select willing.*
-  from (
-    select subscriptions.* from public.subscriptions where subscriptions.target_kind = 'function'
-    union all
-    select
-      subscriptions.id, subscriptions.org_id, subscriptions.name, subscriptions.event_types, subscriptions.target_kind,
-      'webhook-sender/' || subscriptions.id, subscriptions.agent_id, subscriptions.paused, subscriptions.ordered,
-      subscriptions.max_attempts, subscriptions.retry_base, subscriptions.created_at, subscriptions.updated_at
-    from public.subscriptions where subscriptions.target_kind = 'webhook'
-  ) as willing
-  join public.organizations on organizations.id = willing.org_id
-  left join public.agents on agents.id = willing.agent_id
-  where not willing.paused
-    and not organizations.paused
-    and organizations.closed_at is null
-    and (agents.id is null or (agents.status in ('idle', 'running') and agents.autonomy <> 'off'))
-    and not exists (select from public.system_controls where system_controls.name = 'global_pause' and system_controls.is_on);
-comment on view private.willing_subscriptions is 'Subscriptions whose deliveries may be handled now, by the target that claims them: nothing about them is paused or closed.';
 
 -- decisions/agent_actions.sql
 -- Actions: one decision of one agent, what it saw, what it chose, how sure, what came of it.
@@ -5022,7 +5100,7 @@ begin
   token_limit := private.day_limit(org.settings, 'day_tokens', begin_model_run.day_tokens);
   cent_limit := private.day_limit(org.settings, 'day_cents', begin_model_run.day_cents);
   -- A rehearsal leaves the other half of the day to who asks today.
-  if org.mode = 'shadow' then
+  if org.mode = 'rehearsal' then
     token_limit := token_limit / 2;
     cent_limit := cent_limit / 2;
   end if;
@@ -5363,13 +5441,13 @@ returns text
 language sql
 set search_path = ''
 as $$
-  select private.review_my_action(action_id, approve);
+  select private.review_action_for_caller(action_id, approve);
 $$;
 comment on function public.review_action is 'Let an agent''s proposal take effect, or not.';
 grant execute on function public.review_action to authenticated;
 
 -- security definer: a review applies effects, which no person may write themselves.
-create function private.review_my_action(action_id uuid, approve boolean)
+create function private.review_action_for_caller(action_id uuid, approve boolean)
 returns text
 language plpgsql
 security definer
@@ -5379,7 +5457,7 @@ declare
   action public.agent_actions;
 begin
   select * into action from public.agent_actions
-  where agent_actions.id = review_my_action.action_id
+  where agent_actions.id = review_action_for_caller.action_id
     and agent_actions.org_id in (select private.my_orgs('actions.review'))
   for update;
   if not found then
@@ -5418,8 +5496,8 @@ begin
   return case when approve then 'approved' else 'rejected' end;
 end;
 $$;
-comment on function private.review_my_action is 'Let an agent''s proposal take effect, or not.';
-grant execute on function private.review_my_action to authenticated;
+comment on function private.review_action_for_caller is 'Let an agent''s proposal take effect, or not.';
+grant execute on function private.review_action_for_caller to authenticated;
 
 -- intake/pull_sources.sql
 -- Pull sources: a list of a partner's that is fetched page by page.
@@ -5633,14 +5711,14 @@ as $$
 $$;
 comment on function private.due_pulls is 'The sources that should be pulled now, and that nobody is pulling.';
 
-create function private.wake_pulls()
+create function private.kick_pulls()
 returns bigint
 language sql
 set search_path = ''
 as $$
   select private.invoke('pull-site') where exists (select from private.due_pulls());
 $$;
-comment on function private.wake_pulls is 'Call pull-site when a source is due; cron calls this.';
+comment on function private.kick_pulls is 'Call pull-site when a source is due; cron calls this.';
 
 -- intake/claim_receipts.sql
 -- Keys: pushed and pulled are one. A submission may have several keys, and each of them leads to its event.
@@ -5741,24 +5819,24 @@ returns integer
 language sql
 set search_path = ''
 as $$
-  select private.name_kind(kind, means);
+  select private.name_kind_for_caller(kind, means);
 $$;
 comment on function public.name_kind is 'Let a kind that sites send mean a known type of event, from now on and for what has come already. Answers how many that are.';
 grant execute on function public.name_kind to service_role;
 
 -- security definer: kinds are the hub's, not an organization's; whoever holds the secret key says what they mean.
-create function private.name_kind(kind text, means text)
+create function private.name_kind_for_caller(kind text, means text)
 returns integer
 language plpgsql
 security definer
 set search_path = ''
 as $$
 declare
-  written text := lower(replace(name_kind.kind, '-', '_'));
-  known text := private.canonical_type(name_kind.means);
+  written text := lower(replace(name_kind_for_caller.kind, '-', '_'));
+  known text := private.canonical_type(name_kind_for_caller.means);
 begin
   if known is null then
-    perform private.fail(422, 'unknown_type', 'There is no kind of event ' || coalesce(name_kind.means, 'without a name') || '.');
+    perform private.fail(422, 'unknown_type', 'There is no kind of event ' || coalesce(name_kind_for_caller.means, 'without a name') || '.');
   end if;
   if written is null or written !~ '^[a-z][a-z0-9._]{0,99}$' then
     perform private.fail(422, 'bad_kind', 'A kind is a word such as quote_request.');
@@ -5769,8 +5847,8 @@ begin
   return private.recognise_events();
 end;
 $$;
-comment on function private.name_kind is 'Let a kind mean a known type of event.';
-grant execute on function private.name_kind to service_role;
+comment on function private.name_kind_for_caller is 'Let a kind mean a known type of event.';
+grant execute on function private.name_kind_for_caller to service_role;
 
 create function private.recognise_events()
 returns integer
@@ -5793,10 +5871,10 @@ begin
     select * into known from public.event_types where event_types.name = private.canonical_type(unknown.type);
     lead := case when known.makes_lead and unknown.contact_id is not null and unknown.site_id is not null
       then private.open_lead(unknown.org_id, private.visible_contact(unknown.contact_id), unknown.site_id, unknown.source) end;
-    insert into public.events (org_id, site_id, type, contact_id, subject_type, subject_id, source, data, cause_id, trace_id, occurred_at)
-    values (
-      unknown.org_id, unknown.site_id, known.name, unknown.contact_id, case when lead is not null then 'lead' end, lead,
-      'hub', unknown.data, unknown.id, unknown.trace_id, unknown.occurred_at);
+    perform private.write_event(
+      unknown.org_id, known.name, unknown.data, site_id => unknown.site_id, contact_id => unknown.contact_id,
+      subject_type => case when lead is not null then 'lead' end, subject_id => lead,
+      cause_id => unknown.id, trace_id => unknown.trace_id, occurred_at => unknown.occurred_at);
     recognised := recognised + 1;
   end loop;
   return recognised;
@@ -6218,7 +6296,7 @@ as $$
   from private.arrivals
   where arrivals.org_id = site.org_id and arrivals.site_id = site.id
     -- Asked once, not for each arrival.
-    and arrivals.way = any ((select private.ways_of_life(site))::text[])
+    and arrivals.way = any ((select private.living_sources(site))::text[])
     and arrivals.id < private.uuid_v7_floor(before)
   order by arrivals.id desc
   limit 1;
@@ -6234,13 +6312,13 @@ as $$
   select private.uuid_v7_time(arrivals.id)
   from private.arrivals
   where arrivals.org_id = site.org_id and arrivals.site_id = site.id
-    and arrivals.way = any ((select private.ways_of_life(site))::text[])
+    and arrivals.way = any ((select private.living_sources(site))::text[])
   order by arrivals.id
   limit 1;
 $$;
 comment on function private.first_arrival is 'When a site first sent anything.';
 
-create function private.ways_of_life(site public.sites)
+create function private.living_sources(site public.sites)
 returns text[]
 language plpgsql
 stable
@@ -6256,7 +6334,7 @@ begin
   return '{site:,pull:}';
 end;
 $$;
-comment on function private.ways_of_life is 'Which ways of arrival show that a site lives: of one that pushes and is pulled as well, its pushes alone.';
+comment on function private.living_sources is 'Which ways of arrival show that a site lives: of one that pushes and is pulled as well, its pushes alone.';
 
 -- watch/explain.sql
 -- Explain: why a row is as it is, from what happened outside down to it, in plain words with the rows.
@@ -6274,87 +6352,27 @@ stable
 set search_path = ''
 as $$
 declare
-  subject text;
-  event_id uuid;
-  event public.events;
-  delivery public.deliveries;
-  action public.agent_actions;
-  alert public.alerts;
-  lead public.leads;
+  found_it record;
   before private.step[];
-  steps private.step[] := '{}';
   origin jsonb;
 begin
-  select * into event from public.events where events.id = explain.id;
-  if found then
-    subject := 'event';
-    event_id := event.id;
-  end if;
-
-  if subject is null then
-    select * into alert from public.alerts where alerts.id = explain.id;
-    if found then
-      subject := 'alert';
-      select told.steps, told.event_id into steps, event_id from private.steps_to_alert(alert) as told;
-    end if;
-  end if;
-
-  if subject is null then
-    select * into lead from public.leads where leads.id = explain.id;
-    if found then
-      subject := 'lead';
-      steps := array[row(
-        'lead', lead.id, coalesce(lead.last_action_at, lead.created_at),
-        case when lead.score is null then 'The lead has no score yet.'
-          else format('The lead''s score is %s (%s): %s.', lead.score, lead.band, array_to_string(lead.reasons, ', ')) end,
-        to_jsonb(lead))::private.step];
-      select * into action from public.agent_actions
-      where agent_actions.org_id = lead.org_id and agent_actions.lead_id = lead.id and agent_actions.event_id = lead.scored_by
-        and agent_actions.outcome <> 'failed'
-      order by agent_actions.id desc limit 1;
-      event_id := coalesce(lead.scored_by, (
-        select events.id from public.events
-        where events.org_id = lead.org_id and events.contact_id = any (private.contact_family(lead.contact_id))
-          and events.subject_id = lead.id
-        order by events.id limit 1));
-    end if;
-  end if;
-
-  if subject is null then
-    select * into action from public.agent_actions where agent_actions.id = explain.id;
-    subject := case when found then 'action' end;
-  end if;
-  if action.id is not null then
-    steps := private.action_step(action) || steps;
-    event_id := action.event_id;
-    select * into delivery from public.deliveries where deliveries.id = action.delivery_id;
-  end if;
-
-  if subject is null then
-    select * into delivery from public.deliveries where deliveries.id = explain.id;
-    subject := case when found then 'delivery' end;
-  end if;
-  if delivery.id is not null then
-    steps := private.delivery_steps(delivery) || steps;
-    event_id := delivery.event_id;
-  end if;
-
-  if subject is null then
+  select it.subject, it.steps, it.event_id into found_it from private.steps_to_subject(explain.id) as it;
+  if found_it.subject is null then
     perform private.fail(404, 'nothing_to_explain', 'There is no event, action, delivery, lead or alert with this id.');
   end if;
-  if event_id is null then
+  if found_it.event_id is null then
     origin := private.own_watch();
   else
-    select traced.steps, traced.origin into before, origin from private.steps_to_event(event_id) as traced;
+    select traced.steps, traced.origin into before, origin from private.steps_to_event(found_it.event_id) as traced;
   end if;
   return (
     select jsonb_build_object(
-      'subject', jsonb_build_object('kind', subject, 'id', explain.id),
+      'subject', jsonb_build_object('kind', found_it.subject, 'id', explain.id),
       'origin', origin,
       'story', concat_ws(' ', origin ->> 'says', string_agg(link.says, ' ' order by link.place)),
       'chain', coalesce(jsonb_agg(jsonb_build_object(
         'kind', link.kind, 'id', link.id, 'at', link.at, 'says', link.says, 'row', link.data) order by link.place), '[]'))
-    from unnest(before || steps) with ordinality as link (kind, id, at, says, data, place));
+    from unnest(before || found_it.steps) with ordinality as link (kind, id, at, says, data, place));
 end;
 $$;
 comment on function public.explain is 'Why an event, action, delivery, lead''s score or alert is there: the chain from outside, in plain words, with the rows.';
@@ -6373,13 +6391,13 @@ returns jsonb
 language sql
 set search_path = ''
 as $$
-  select private.my_status();
+  select private.hub_status_for_caller();
 $$;
 comment on function public.hub_status is 'Sites, agents, jobs, pulls and outgoing webhooks, each ok, degraded or not configured, with the reason.';
 grant execute on function public.hub_status to authenticated, service_role;
 
 -- security definer: jobs and secrets are nobody's to read; who may see how they are is asked here.
-create function private.my_status()
+create function private.hub_status_for_caller()
 returns jsonb
 language plpgsql
 security definer
@@ -6413,8 +6431,8 @@ begin
   return seen;
 end;
 $$;
-comment on function private.my_status is 'How the caller''s organizations and the hub''s jobs are.';
-grant execute on function private.my_status to authenticated, service_role;
+comment on function private.hub_status_for_caller is 'How the caller''s organizations and the hub''s jobs are.';
+grant execute on function private.hub_status_for_caller to authenticated, service_role;
 
 -- watch/agent_components.sql
 -- Status of agents, jobs and outgoing webhooks.
@@ -6440,7 +6458,7 @@ as $$
       when agents.autonomy = 'off' then 'It is switched off.'
       when everything.is_paused then 'Everything is paused (system_controls).'
       when wishes.willing = 0 then 'Its subscription or its organization is paused.'
-      when work.dead > 0 then format('%s deliveries are given up and wait for a replay.', work.dead)
+      when work.dead > 0 then format('%s deliveries are dead and wait for a replay.', work.dead)
       when work.waited > interval '1 minute' then format('Work has waited for %s seconds.', extract(epoch from work.waited)::integer)
       else format('Version %s decides%s.', versions.version, case when agents.autonomy = 'auto' then '' else ', and a person reviews' end)
     end
@@ -6471,7 +6489,7 @@ as $$
        from public.subscriptions
        cross join lateral (
          select deliveries.run_at from public.deliveries
-         where deliveries.subscription_id = subscriptions.id and deliveries.status in ('pending', 'failed') and deliveries.mode = 'live'
+         where deliveries.subscription_id = subscriptions.id and deliveries.is_waiting and deliveries.mode = 'live'
          order by deliveries.run_at
          limit 1
        ) as due
@@ -6507,7 +6525,7 @@ as $$
     case
       when subscriptions.paused then 'It is paused.'
       when willing.id is null then 'Its organization or everything is paused.'
-      when dead.count > 0 then format('%s deliveries are given up and wait for a replay.', dead.count)
+      when dead.count > 0 then format('%s deliveries are dead and wait for a replay.', dead.count)
       else 'What it asks for is sent.'
     end
   from public.subscriptions
@@ -6540,30 +6558,23 @@ as $$
   )
   select
     willing.name, 'critical'::public.alert_severity,
-    case when oldest.run_at is null
+    case when due.due_since is null
       then format('%s deliveries to %s are still held by leases that ran out.', held.count, willing.name)
       else format('A delivery to %s has been due since %s UTC and nobody takes it.',
-                  willing.name, to_char(oldest.run_at at time zone 'UTC', 'YYYY-MM-DD HH24:MI'))
+                  willing.name, to_char(due.due_since at time zone 'UTC', 'YYYY-MM-DD HH24:MI'))
     end,
-    jsonb_build_object('subscription', willing.name, 'due_since', oldest.run_at, 'held', coalesce(held.count, 0)),
+    jsonb_build_object('subscription', willing.name, 'due_since', due.due_since, 'held', coalesce(held.count, 0)),
     null::uuid
   from since
   cross join private.willing_subscriptions as willing
-  left join lateral (
-    select deliveries.run_at
-    from public.deliveries
-    where deliveries.subscription_id = willing.id and deliveries.status in ('pending', 'failed') and deliveries.mode = 'live'
-      and deliveries.run_at < since.due
-    order by deliveries.run_at
-    limit 1
-  ) as oldest on true
+  left join private.due_work as due on due.subscription_id = willing.id and due.due_since < since.due
   left join (
     select deliveries.subscription_id, count(*) as count
     from since
     join public.deliveries on deliveries.status = 'running' and deliveries.leased_until < since.leased
     group by deliveries.subscription_id
   ) as held on held.subscription_id = willing.id
-  where willing.org_id = check_deliveries_stuck.org_id and (oldest.run_at is not null or held.count > 0);
+  where willing.org_id = check_deliveries_stuck.org_id and (due.due_since is not null or held.count > 0);
 $$;
 comment on function private.check_deliveries_stuck is 'Subscriptions whose deliveries wait although nothing is paused.';
 
@@ -7004,7 +7015,7 @@ returns jsonb
 language sql
 set search_path = ''
 as $$
-  select private.decide_alert(alert_id, false);
+  select private.decide_alert_for_caller(alert_id, false);
 $$;
 comment on function public.acknowledge_alert is 'Say that somebody looks after an open alert.';
 grant execute on function public.acknowledge_alert to authenticated, service_role;
@@ -7014,13 +7025,13 @@ returns jsonb
 language sql
 set search_path = ''
 as $$
-  select private.decide_alert(alert_id, true);
+  select private.decide_alert_for_caller(alert_id, true);
 $$;
 comment on function public.close_alert is 'Close an alert by hand; it opens again when its reason is found again.';
 grant execute on function public.close_alert to authenticated, service_role;
 
 -- security definer: who may is asked here, by the caller's own permission.
-create function private.decide_alert(alert_id uuid, is_over boolean)
+create function private.decide_alert_for_caller(alert_id uuid, is_over boolean)
 returns jsonb
 language plpgsql
 security definer
@@ -7033,7 +7044,7 @@ begin
   set acknowledged_at = coalesce(alerts.acknowledged_at, now()),
       acknowledged_by = coalesce(alerts.acknowledged_by, (select auth.uid())),
       closed_at = case when is_over then now() end
-  where alerts.id = decide_alert.alert_id and alerts.closed_at is null
+  where alerts.id = decide_alert_for_caller.alert_id and alerts.closed_at is null
     and ((select auth.role()) = 'service_role' or alerts.org_id in (select private.my_orgs('alerts.update')))
   returning * into alert;
   if alert.id is null then
@@ -7042,11 +7053,11 @@ begin
   return jsonb_build_object('id', alert.id, 'acknowledged_at', alert.acknowledged_at, 'closed_at', alert.closed_at);
 end;
 $$;
-comment on function private.decide_alert is 'Acknowledge an open alert of the caller''s organizations, or close it.';
-grant execute on function private.decide_alert to authenticated, service_role;
+comment on function private.decide_alert_for_caller is 'Acknowledge an open alert of the caller''s organizations, or close it.';
+grant execute on function private.decide_alert_for_caller to authenticated, service_role;
 
--- watch/explain_steps.sql
--- The steps of an explanation: what led to an event, an alert, a delivery, an action.
+-- watch/explain_event.sql
+-- The steps that led to an event, from where it began.
 
 create function private.steps_to_event(event_id uuid, out steps private.step[], out origin jsonb)
 language plpgsql
@@ -7056,7 +7067,6 @@ as $$
 declare
   event public.events;
   action public.agent_actions;
-  delivery public.deliveries;
   alert public.alerts;
   before record;
   seen uuid[] := '{}';
@@ -7093,11 +7103,7 @@ begin
     select * into action from public.agent_actions
     where agent_actions.event_id = event.cause_id and agent_actions.agent = event.source and agent_actions.outcome <> 'failed';
     if found then
-      steps := private.action_step(action) || steps;
-      select * into delivery from public.deliveries where deliveries.id = action.delivery_id;
-      if found then
-        steps := private.delivery_steps(delivery) || steps;
-      end if;
+      steps := private.steps_to_action(action) || steps;
     end if;
     next_id := event.cause_id;
   end loop;
@@ -7106,6 +7112,101 @@ end;
 $$;
 comment on function private.steps_to_event is 'What led to an event, from where it began to the event itself.';
 grant execute on function private.steps_to_event to authenticated, service_role;
+
+-- watch/explain_subject.sql
+-- The steps between a row and the event that led to it.
+
+create function private.steps_to_subject(id uuid, out subject text, out steps private.step[], out event_id uuid)
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+  alert public.alerts;
+  lead public.leads;
+  action public.agent_actions;
+  delivery public.deliveries;
+begin
+  select events.id into event_id from public.events where events.id = steps_to_subject.id;
+  if found then
+    subject := 'event';
+    return;
+  end if;
+  select * into alert from public.alerts where alerts.id = steps_to_subject.id;
+  if found then
+    subject := 'alert';
+    select told.steps, told.event_id into steps, event_id from private.steps_to_alert(alert) as told;
+    return;
+  end if;
+  select * into lead from public.leads where leads.id = steps_to_subject.id;
+  if found then
+    subject := 'lead';
+    select told.steps, told.event_id into steps, event_id from private.steps_to_lead(lead) as told;
+    return;
+  end if;
+  select * into action from public.agent_actions where agent_actions.id = steps_to_subject.id;
+  if found then
+    subject := 'action';
+    steps := private.steps_to_action(action);
+    event_id := action.event_id;
+    return;
+  end if;
+  select * into delivery from public.deliveries where deliveries.id = steps_to_subject.id;
+  if found then
+    subject := 'delivery';
+    steps := private.delivery_steps(delivery);
+    event_id := delivery.event_id;
+  end if;
+end;
+$$;
+comment on function private.steps_to_subject is 'What a row is, and what stands between it and the event that led to it.';
+grant execute on function private.steps_to_subject to authenticated, service_role;
+
+create function private.steps_to_lead(lead public.leads, out steps private.step[], out event_id uuid)
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+  action public.agent_actions;
+begin
+  steps := array[row(
+    'lead', lead.id, coalesce(lead.last_action_at, lead.created_at),
+    case when lead.score is null then 'The lead has no score yet.'
+      else format('The lead''s score is %s (%s): %s.', lead.score, lead.band, array_to_string(lead.reasons, ', ')) end,
+    to_jsonb(lead))::private.step];
+  select * into action from public.agent_actions
+  where agent_actions.org_id = lead.org_id and agent_actions.lead_id = lead.id and agent_actions.event_id = lead.scored_by
+    and agent_actions.outcome <> 'failed'
+  order by agent_actions.id desc limit 1;
+  if found then
+    steps := private.steps_to_action(action) || steps;
+  end if;
+  event_id := coalesce(lead.scored_by, (
+    select events.id from public.events
+    where events.org_id = lead.org_id and events.contact_id = any (private.contact_family(lead.contact_id))
+      and events.subject_id = lead.id
+    order by events.id limit 1));
+end;
+$$;
+comment on function private.steps_to_lead is 'A lead''s score, and who gave it.';
+grant execute on function private.steps_to_lead to authenticated, service_role;
+
+create function private.steps_to_action(action public.agent_actions)
+returns private.step[]
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+  delivery public.deliveries;
+begin
+  select * into delivery from public.deliveries where deliveries.id = action.delivery_id;
+  return case when found then private.delivery_steps(delivery) end || private.action_step(action);
+end;
+$$;
+comment on function private.steps_to_action is 'An agent''s decision, after the delivery in which it was made.';
+grant execute on function private.steps_to_action to authenticated, service_role;
 
 create function private.steps_to_alert(alert public.alerts, out steps private.step[], out event_id uuid)
 language plpgsql
@@ -7145,20 +7246,20 @@ stable
 set search_path = ''
 as $$
 declare
-  is_rehearsal constant boolean := delivery.mode = 'shadow';
-  wish text;
+  is_rehearsal constant boolean := delivery.mode = 'rehearsal';
+  subscription text;
   rehearsed integer;
   replay public.replays;
   steps private.step[];
 begin
-  select subscriptions.name into wish from public.subscriptions where subscriptions.id = delivery.subscription_id;
+  select subscriptions.name into subscription from public.subscriptions where subscriptions.id = delivery.subscription_id;
   select agent_versions.version into rehearsed from public.agent_versions where agent_versions.id = delivery.version_id;
   steps := array[row(
     'delivery', delivery.id, delivery.created_at,
-    format('It was brought to %s%s: %s%s.%s', wish,
+    format('It was brought to %s%s: %s%s.%s', subscription,
       case when is_rehearsal then ' as a rehearsal, without effects' else '' end,
       case delivery.status
-        when 'done' then 'done' when 'skipped' then 'there was nothing to do' when 'dead' then 'given up'
+        when 'done' then 'done' when 'skipped' then 'there was nothing to do' when 'dead' then 'dead'
         when 'failed' then 'it failed and will be tried again' when 'running' then 'it is being handled' else 'it waits' end,
       case when delivery.attempts > 1 then format(', %s attempts', delivery.attempts) else '' end
       || coalesce(', ' || rtrim(delivery.last_error, '.'), ''),
@@ -7216,7 +7317,7 @@ as $$
     when 'booking.placed' then format('%s placed a booking on %s.', who.name, coalesce(place.name, 'a site'))
     when 'submission.quarantined' then format('A form on %s was put aside: %s.', coalesce(place.name, 'a site'), event.data ->> 'reason')
     when 'lead.qualified' then format('The lead of %s was scored %s (%s).', who.name, event.data ->> 'score', event.data ->> 'band')
-    when 'delivery.dead' then format('%s gave up: %s.', event.data ->> 'subscription', rtrim(event.data ->> 'error', '.'))
+    when 'delivery.dead' then format('A delivery to %s is dead: %s.', event.data ->> 'subscription', rtrim(event.data ->> 'error', '.'))
     else coalesce(
       (select event_types.description from public.event_types where event_types.name = event.type),
       format('Something called %s happened.', event.type))
@@ -7314,7 +7415,7 @@ create trigger invariants_schedule after insert or update of enabled or delete o
   for each statement execute function private.schedule_invariants();
 
 -- What invariants may use beside the tables of public.
-grant select on private.audit_heads, private.willing_subscriptions to hub_reader;
+grant select on private.audit_heads, private.willing_subscriptions, private.due_work to hub_reader;
 grant execute on function
   private.wants, private.has_acted_on_cause, private.is_echo, private.uuid_v7_floor, private.last_monitored, private.visible_contact
 to hub_reader;
@@ -7385,16 +7486,17 @@ comment on function private.notify_alert is 'Tell of an open alert, unless its t
 
 create function private.tell_alert(alert public.alerts, type text)
 returns void
-language sql
+language plpgsql
 set search_path = ''
 as $$
-  insert into public.events (org_id, site_id, type, subject_type, subject_id, source, data, trace_id, cause_id)
-  select
-    alert.org_id, alert.site_id, tell_alert.type, 'alert', alert.id, 'hub',
+begin
+  perform private.write_event(
+    alert.org_id, tell_alert.type,
     jsonb_build_object('alert_id', alert.id, 'kind', alert.kind, 'subject', alert.subject, 'severity', alert.severity,
                        'message', alert.message, 'details', alert.details),
-    coalesce((select events.trace_id from public.events where events.id = alert.event_id), replace(gen_random_uuid()::text, '-', '')),
-    alert.event_id;
+    site_id => alert.site_id, subject_type => 'alert', subject_id => alert.id, cause_id => alert.event_id,
+    trace_id => (select events.trace_id from public.events where events.id = alert.event_id));
+end;
 $$;
 comment on function private.tell_alert is 'Write the event by which subscribers learn of an alert.';
 
@@ -7454,7 +7556,6 @@ comment on function private.close_alert is 'Close an alert whose reason is gone;
 --
 -- A hub whose monitor does not run is not ready: the one thing that no check of the monitor's own can notice.
 
--- A hub whose monitor does not run is not ready: the one thing that no check of the monitor's own can notice.
 -- security definer: hub_service may touch no table itself.
 create function hub.readiness()
 returns jsonb
@@ -7468,16 +7569,7 @@ declare
   monitored interval;
   dead integer;
 begin
-  select now() - min(oldest.run_at) into waited
-  from private.willing_subscriptions as willing
-  cross join lateral (
-    select deliveries.run_at
-    from public.deliveries
-    where deliveries.subscription_id = willing.id and deliveries.status in ('pending', 'failed') and deliveries.mode = 'live'
-    order by deliveries.run_at
-    limit 1
-  ) as oldest
-  where oldest.run_at <= now();
+  select now() - min(due_work.due_since) into waited from private.due_work;
 
   -- Right after a start the clock has not ticked yet.
   select now() - greatest(latest.end_time, pg_postmaster_start_time()) into swept
@@ -7496,7 +7588,7 @@ begin
 
   -- For information: what is dead waits for a person, and the hub works all the same. Anybody may ask: no more is counted.
   select count(*) into dead
-  from (select from public.deliveries where deliveries.status = 'dead' and deliveries.mode = 'live' limit 1000) as given_up;
+  from (select from public.deliveries where deliveries.status = 'dead' and deliveries.mode = 'live' limit 1000) as first_thousand;
 
   return jsonb_build_object(
     'ready', coalesce(waited, '0') < interval '1 minute' and coalesce(swept, 'infinity') < interval '1 minute'
@@ -7779,11 +7871,11 @@ as $$
   from public.sites
   left join lateral (select private.last_arrival(sites, now()) as at) as latest on true
   left join lateral (
-    select true as known, bool_or(site_sign_ins.is_weak) as is_weak
-    from private.site_sign_ins
-    where site_sign_ins.site_id = sites.id
+    select true as known, bool_or(site_secret_kinds.is_weak) as is_weak
+    from private.site_secret_kinds
+    where site_secret_kinds.site_id = sites.id
       -- A key for pages helps none of them without an origin.
-      and (site_sign_ins.kind <> 'page' or sites.allowed_origins <> '{}')
+      and (site_secret_kinds.kind <> 'page' or sites.allowed_origins <> '{}')
     having count(*) > 0
   ) as ways on true
   left join lateral (
@@ -7858,7 +7950,7 @@ begin
       select count(*)
       from private.arrivals
       where arrivals.org_id = site.org_id and arrivals.site_id = site.id
-        and arrivals.way = any ((select private.ways_of_life(site))::text[])
+        and arrivals.way = any ((select private.living_sources(site))::text[])
         and arrivals.id >= private.uuid_v7_floor(hours.hour) and arrivals.id < private.uuid_v7_floor(hours.hour + interval '1 hour'))
     from (
       select coalesce(
@@ -8057,16 +8149,9 @@ $sql$),
 
 ('nothing_waits_for_hours',
  'No delivery is due for more than two hours while its subscription is willing.', 'critical', null, $sql$
-  select willing.org_id, format('%s has been waited for since %s', willing.name, oldest.run_at) as found
-  from private.willing_subscriptions as willing
-  cross join lateral (
-    select deliveries.run_at
-    from public.deliveries
-    where deliveries.subscription_id = willing.id and deliveries.status in ('pending', 'failed') and deliveries.mode = 'live'
-      and deliveries.run_at < now() - interval '2 hours'
-    order by deliveries.run_at
-    limit 1
-  ) as oldest
+  select due_work.org_id, format('%s has been waited for since %s', due_work.name, due_work.due_since) as found
+  from private.due_work
+  where due_work.due_since < now() - interval '2 hours'
 $sql$),
 
 ('actions_have_causes',
@@ -8164,7 +8249,7 @@ $sql$),
     union all
     (select 'lead', id, org_id, contact_id, home_id from public.leads order by id desc limit 5000)
   ) as held
-  where held.contact_id <> private.visible_contact(coalesce(held.home_id, held.contact_id))
+  where held.contact_id <> private.visible_contact(held.home_id)
 $sql$),
 
 ('subscribed_agents_are_published',
@@ -8226,7 +8311,7 @@ select cron.schedule('prune_history', '20 * * * *', $$select private.prune_histo
 select cron.schedule('prune_limits', '*/5 * * * *', $$select private.prune_limits()$$);
 select cron.schedule('prune_model_runs', '25 * * * *', $$select private.prune_model_runs()$$);
 select cron.schedule('prune_rehearsals', '50 3 * * *', $$select private.prune_rehearsals()$$);
-select cron.schedule('pull_sites', '* * * * *', $$select private.wake_pulls()$$);
+select cron.schedule('pull_sites', '* * * * *', $$select private.kick_pulls()$$);
 select cron.schedule('roll_up_site_hours', '3 * * * *', $$select private.roll_up_site_hours()$$);
 select cron.schedule('rotate_page_keys', '40 3 * * 0', $$select private.rotate_page_keys()$$);
 select cron.schedule('sweep_deliveries', '5 seconds', $$select private.sweep_deliveries()$$);

@@ -43,7 +43,7 @@ class Delivery(_Row):
     id: UUID
     lease_token: UUID
     attempt: int
-    mode: Literal["live", "shadow"]
+    mode: Literal["live", "rehearsal"]
     subscription: str
     org_id: UUID
     event: Event

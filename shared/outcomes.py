@@ -76,7 +76,7 @@ async def _outcome(delivery: Delivery, handle: Handle, seconds: float) -> Settle
     except Retry as error:
         return settlement_of(delivery, "retry", error) | {"retry_after_seconds": error.after_seconds}
     except Unreadable as error:
-        outcome = "dead" if delivery.mode == "shadow" else "retry"
+        outcome = "dead" if delivery.mode == "rehearsal" else "retry"
         return settlement_of(delivery, outcome) | {"error": _plain(str(error))}
     except Exception as error:  # a failing handler is that delivery's failure, and nobody else's
         if limit.expired():

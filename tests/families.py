@@ -19,10 +19,7 @@ INVARIANTS = {
         select held.id from (
           select id, org_id, contact_id, home_id from public.contact_identifiers
           union all select id, org_id, contact_id, home_id from public.leads) as held
-        where held.org_id = %(org)s and held.contact_id <> private.visible_contact(coalesce(held.home_id, held.contact_id))""",
-    "home_id is set only while away from home": """
-        select id from public.leads where org_id = %(org)s and home_id = contact_id
-        union all select id from public.contact_identifiers where org_id = %(org)s and home_id = contact_id""",
+        where held.org_id = %(org)s and held.contact_id <> private.visible_contact(held.home_id)""",
     "an address points to one person": """
         select match_key from public.contact_identifiers where org_id = %(org)s and kind = 'email' and strength = 'strong'
         group by match_key having count(*) > 1""",
@@ -30,7 +27,7 @@ INVARIANTS = {
         select leads.id from public.leads join public.leads as stands on stands.id = leads.folded_into
         where leads.org_id = %(org)s and (leads.contact_id, leads.site_id) <> (stands.contact_id, stands.site_id)""",
     "a person has one open lead at a site": """
-        select contact_id from public.leads where org_id = %(org)s and stage not in ('won', 'lost') and folded_into is null
+        select contact_id from public.leads where org_id = %(org)s and is_open
         group by contact_id, site_id having count(*) > 1""",
     "whoever asked at a site has a lead there": """
         select events.id from public.events

@@ -82,12 +82,12 @@ def test_a_lead_without_a_score_is_explained_from_the_form_of_whoever_was_merged
 
 
 def test_an_alert_is_explained_from_the_event_that_could_not_be_handled(hub: Hub) -> None:
-    # In one transaction, so that nobody handles it before it is given up.
+    # In one transaction, so that nobody handles it before it is dead.
     hub.sql(
-        "do $$ declare given_up uuid; begin"
+        "do $$ declare dead_event uuid; begin"
         " insert into public.events (org_id, type, source, data) select id, 'form.submitted', 'site:prime', '{}'"
-        " from public.organizations where slug = 'trades' returning id into given_up;"
-        " perform private.bury_delivery(id, 'no luck') from public.deliveries where event_id = given_up; end $$"
+        " from public.organizations where slug = 'trades' returning id into dead_event;"
+        " perform private.mark_dead(id, 'no luck') from public.deliveries where event_id = dead_event; end $$"
     )
     [(alert, event)] = hub.rows(
         "select id, details ->> 'event_id' from public.alerts where kind = 'delivery_dead' order by id desc limit 1"
@@ -96,11 +96,10 @@ def test_an_alert_is_explained_from_the_event_that_could_not_be_handled(hub: Hub
     told = explained(hub, alert)
 
     assert [step["kind"] for step in told["chain"]] == ["event", "delivery", "alert"]
-    assert "given up, no luck" in told["story"]
+    assert "dead, no luck" in told["story"]
     [(action,)] = hub.rows("select id from public.agent_actions where event_id = %s", event)
     assert (
-        'lead-qualifier decided "gave_up" with version 2, because: no luck.'
-        in explained(hub, action)["story"]
+        'lead-qualifier decided "dead" with version 2, because: no luck.' in explained(hub, action)["story"]
     )
 
 
@@ -120,7 +119,7 @@ def test_a_rehearsal_is_told_as_one(hub: Hub, event: str) -> None:
     [replay] = hub.rpc(
         "replay_events",
         subscription="lead-qualifier",
-        mode="shadow",
+        mode="rehearsal",
         version=2,
         filter={"event_ids": [event]},
         dry_run=False,

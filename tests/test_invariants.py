@@ -53,10 +53,9 @@ BREAKS = {
         "update public.leads set site_id = (select id from public.sites where slug = 'prime')",
     ),
     "what_moves_is_with_its_person": (
-        "update public.contact_identifiers set home_id = contact_id;"
         f"with other as (insert into public.contacts (org_id) values ({OF_TRADES}) returning id)"
         " update public.contact_identifiers set contact_id = other.id from other",
-        "update public.contact_identifiers set contact_id = home_id; update public.contact_identifiers set home_id = null",
+        "update public.contact_identifiers set contact_id = home_id",
     ),
     "subscribed_agents_are_published": (
         f"update public.agent_versions set status = 'archived' where agent_id = {MONITOR}",

@@ -308,7 +308,11 @@ def test_a_rehearsal_leaves_half_of_the_day_to_who_asks_today(hub: Hub, model: M
     hub.sql("update public.organizations set settings = %s", json.dumps({"model": {"day_tokens": 2 * spent}}))
     try:
         replayed = hub.rpc(
-            "replay_events", subscription="lead-qualifier", mode="shadow", filter={"limit": 1}, dry_run=False
+            "replay_events",
+            subscription="lead-qualifier",
+            mode="rehearsal",
+            filter={"limit": 1},
+            dry_run=False,
         ).json()
         result = "select result #>> '{effects,action,output,fallback}' from public.deliveries where replay_id = %s and status = 'done'"
         assert hub.until(lambda: hub.rows(result, replayed["replay_ids"][0]) != [])

@@ -115,18 +115,18 @@ class People:
         winner, loser = people[one % len(people)], people[other % len(people)]
         if winner == loser:
             return None
-        return self.hub.rows("select private.merge_people(%s, %s, 'test')", winner, loser)[0][0]
+        return self.hub.rows("select private.merge_contacts(%s, %s, 'test')", winner, loser)[0][0]
 
     def unmerge(self, number: int) -> None:
         merges = self.merges()
         if merges:
-            self.hub.sql("select private.unmerge_people(%s)", merges[number % len(merges)][0])
+            self.hub.sql("select private.unmerge_contacts(%s)", merges[number % len(merges)][0])
 
     def there_and_back(self, one: int, other: int) -> None:
         before = state(self.hub, self.org)
         merge = self.merge(one, other)
         if merge:
-            self.hub.sql("select private.unmerge_people(%s)", merge)
+            self.hub.sql("select private.unmerge_contacts(%s)", merge)
         assert state(self.hub, self.org) == before
 
     def opt_out(self, number: int, channel: str | None, by_identifier: bool) -> None:
@@ -135,7 +135,7 @@ class People:
             return
         person = people[number % len(people)]
         mine = self.hub.rows(
-            "select value, coalesce(home_id, contact_id) from public.contact_identifiers"
+            "select value, home_id from public.contact_identifiers"
             " where contact_id = %s and kind = 'email' and strength = 'strong' order by id limit 1",
             person,
         )
@@ -178,7 +178,7 @@ class People:
         """What came by an address stays with the contact that the address is of."""
         owners = dict(
             self.hub.rows(
-                "select match_key, coalesce(home_id, contact_id) from public.contact_identifiers"
+                "select match_key, home_id from public.contact_identifiers"
                 " where org_id = %s and kind = 'email' and strength = 'strong'",
                 self.org,
             )

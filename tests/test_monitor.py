@@ -223,7 +223,7 @@ def test_a_function_that_fails_often_is_found_and_one_that_fails_once_is_not(
 
 def test_a_rehearsal_that_fails_is_no_alert(hub: Any, org: Any, look: Look, wish: Any) -> None:
     emit(hub, org, 20)
-    hub.sql("update public.deliveries set mode = 'shadow' where org_id = %s", org)
+    hub.sql("update public.deliveries set mode = 'rehearsal' where org_id = %s", org)
     fail(hub, org, 20)
 
     assert look()["open"] == []
@@ -231,7 +231,7 @@ def test_a_rehearsal_that_fails_is_no_alert(hub: Any, org: Any, look: Look, wish
 
 def test_a_dead_delivery_that_came_back_is_no_alert(hub: Any, org: Any, look: Look, wish: Any) -> None:
     emit(hub, org)
-    hub.sql("select private.bury_delivery(id, 'no') from public.deliveries where subscription_id = %s", wish)
+    hub.sql("select private.mark_dead(id, 'no') from public.deliveries where subscription_id = %s", wish)
     look()
     assert [kind for kind, _ in alerts(hub, org)] == ["delivery_dead"]
 
@@ -244,7 +244,7 @@ def test_a_dead_delivery_that_came_back_is_no_alert(hub: Any, org: Any, look: Lo
 def test_many_that_die_of_one_reason_are_told_once(hub: Any, org: Any, wish: Any) -> None:
     emit(hub, org, 10)
 
-    hub.sql("select private.bury_delivery(id, 'no') from public.deliveries where subscription_id = %s", wish)
+    hub.sql("select private.mark_dead(id, 'no') from public.deliveries where subscription_id = %s", wish)
 
     assert len(alerts(hub, org)) == 10
     told = hub.rows("select count(*) from public.events where org_id = %s and type = 'alert.opened'", org)

@@ -192,5 +192,5 @@ def test_secrets_of_servers_and_keys_of_pages_do_not_end_each_other(own_hub: Any
 
     own_hub.sql("select private.new_site_secret('prime', 'page')")
 
-    kinds = "select kind::text from private.site_sign_ins where slug = 'prime' order by kind"
+    kinds = "select kind::text from private.site_secret_kinds where slug = 'prime' order by kind"
     assert own_hub.rows(kinds) == [("hmac",), ("page",)]

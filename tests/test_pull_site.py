@@ -815,7 +815,7 @@ def test_the_clock_wakes_it(own_hub: Any, partner: Partner) -> None:
     assert own_hub.until(lambda: source.get("last_success_at is not null and lease_token is null"))
     assert len(source.events()) == 250
     assert 14 * 60 < source.get("extract(epoch from next_at - now())") <= 15 * 60
-    assert own_hub.rows("select private.wake_pulls()") == [(None,)]
+    assert own_hub.rows("select private.kick_pulls()") == [(None,)]
 
 
 # Kills ----------------------------------------------------------------------------------------------------------------------

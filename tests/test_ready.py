@@ -45,7 +45,7 @@ def test_what_was_given_up_is_counted_and_leaves_it_ready(own_hub: Any) -> None:
     own_hub.sql(
         "insert into public.deliveries (org_id, event_id, subscription_id, mode, status)"
         " select org_id, gen_random_uuid(), id, mode::public.delivery_mode, 'dead' from public.subscriptions,"
-        " unnest(array['live', 'live', 'shadow']) as mode where name = 'data-monitor' and org_id ="
+        " unnest(array['live', 'live', 'rehearsal']) as mode where name = 'data-monitor' and org_id ="
         " (select id from public.organizations where slug = 'trades')"
     )
 

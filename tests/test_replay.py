@@ -138,22 +138,26 @@ def test_a_filter_by_contact_means_those_merged_into_it_too(broken: Hub) -> None
         ({"filter": [1]}, 422, "unreadable_filter"),
         ({"mode": "loud"}, 422, "unknown_mode"),
         ({"version": 1}, 422, "version_in_live_mode"),
-        ({"mode": "shadow"}, 422, "unknown_subscription"),
+        ({"mode": "rehearsal"}, 422, "unknown_subscription"),
         ({"subscription": "lead-qualifer"}, 422, "unknown_subscription"),
         ({"filter": {"site": "primo"}}, 422, "unknown_site"),
         (
-            {"mode": "shadow", "subscription": "lead-qualifier", "filter": {"site": "primo"}},
+            {"mode": "rehearsal", "subscription": "lead-qualifier", "filter": {"site": "primo"}},
             422,
             "unknown_site",
         ),
-        ({"mode": "shadow", "subscription": "lead-qualifier", "version": 999}, 404, "unknown_version"),
+        ({"mode": "rehearsal", "subscription": "lead-qualifier", "version": 999}, 404, "unknown_version"),
         (
-            {"mode": "shadow", "subscription": "lead-qualifier", "filter": {"replayed_before": "2026-01-01"}},
+            {
+                "mode": "rehearsal",
+                "subscription": "lead-qualifier",
+                "filter": {"replayed_before": "2026-01-01"},
+            },
             422,
             "unknown_filter",
         ),
         (
-            {"mode": "shadow", "subscription": "lead-qualifier", "filter": {"statuses": ["done"]}},
+            {"mode": "rehearsal", "subscription": "lead-qualifier", "filter": {"statuses": ["done"]}},
             422,
             "unknown_filter",
         ),
@@ -220,14 +224,14 @@ def test_what_fails_again_is_listed_with_its_error(broken: Hub) -> None:
 
 def rehearse(hub: Hub, version: int) -> str:
     answer = hub.rpc(
-        "replay_events", subscription="lead-qualifier", mode="shadow", version=version, dry_run=False
+        "replay_events", subscription="lead-qualifier", mode="rehearsal", version=version, dry_run=False
     ).json()
     [replay] = answer["replay_ids"]
     assert hub.until(lambda: is_over(hub, replay))
     return str(replay)
 
 
-def test_a_shadow_run_decides_and_changes_nothing(busy_hub: Hub) -> None:
+def test_a_rehearsal_decides_and_changes_nothing(busy_hub: Hub) -> None:
     before = effects(busy_hub)
 
     replay = rehearse(busy_hub, 101)
@@ -285,7 +289,7 @@ def test_live_work_goes_before_a_rehearsal(busy_hub: Hub) -> None:
         connection.execute("set local role service_role")
         connection.execute("""set local request.jwt.claims = '{"role": "service_role"}'""")
         connection.execute(
-            "select public.replay_events('{}', 'lead-qualifier', 'shadow', version => 101, dry_run => false)"
+            "select public.replay_events('{}', 'lead-qualifier', 'rehearsal', version => 101, dry_run => false)"
         )
         connection.execute("reset role")
         [(event,)] = connection.execute(
@@ -295,7 +299,7 @@ def test_live_work_goes_before_a_rehearsal(busy_hub: Hub) -> None:
         [(batch,)] = connection.execute("select hub.claim_deliveries('lead-qualifier', 3, 1)")
         connection.rollback()
 
-    assert [delivery["mode"] for delivery in batch] == ["live", "shadow", "shadow"]
+    assert [delivery["mode"] for delivery in batch] == ["live", "rehearsal", "rehearsal"]
     assert batch[0]["event"]["id"] == event
 
 

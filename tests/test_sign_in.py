@@ -346,7 +346,7 @@ def test_a_weak_or_malformed_secret_is_not_stored(hub: Any, kind: str, secret: s
 
 def test_a_static_secret_is_shown_as_weak_and_no_secret_is_shown(hub: Any, sites: dict[str, Site]) -> None:
     headers = {"apikey": hub.env["SUPABASE_SECRET_KEY"]}
-    shown = web.get(f"{hub.url}/rest/v1/rpc/site_sign_ins?slug=eq.akf", headers=headers)
+    shown = web.get(f"{hub.url}/rest/v1/rpc/site_secret_kinds?slug=eq.akf", headers=headers)
 
     ways = {row["kind"]: row["is_weak"] for row in shown.json()}
     assert ways == {"static": True, "standard": False, "hmac": False, "page": False}

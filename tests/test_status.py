@@ -108,10 +108,10 @@ def test_what_is_wrong_is_degraded_with_its_reason(watched: Hub) -> None:
     finally:
         watched.sql("update public.system_controls set is_on = false")
 
-    watched.sql("select private.bury_delivery(deliveries.id, 'no luck') from public.deliveries limit 1")
+    watched.sql("select private.mark_dead(deliveries.id, 'no luck') from public.deliveries limit 1")
     assert parts(watched)["agent", "lead-qualifier"] == (
         "degraded",
-        "1 deliveries are given up and wait for a replay.",
+        "1 deliveries are dead and wait for a replay.",
     )
 
 

@@ -122,8 +122,8 @@ other as (insert into public.contacts (org_id, name) values (%(org)s, 'Jo') retu
 site as (
   insert into public.sites (org_id, number, slug, name, url) values (%(org)s, 2, %(slug)s, 'Rival', 'https://rival.example') returning id),
 lead as (
-  insert into public.leads (org_id, contact_id, site_id, source, stage, assigned_to)
-  select %(org)s, contact.id, site.id, 'test', 'won', %(closer)s from contact cross join site),
+  insert into public.leads (org_id, contact_id, home_id, site_id, source, stage, assigned_to)
+  select %(org)s, contact.id, contact.id, site.id, 'test', 'won', %(closer)s from contact cross join site),
 opt_out as (
   insert into public.suppressions (org_id, contact_id, reason) select %(org)s, contact.id, 'STOP' from contact)
 insert into public.contact_merges (org_id, winner_id, loser_id, reason, undone_at)
@@ -161,7 +161,7 @@ class Tenant:
             f"{name}-qualifier",
         )
         hub.sql(
-            "select private.bury_delivery(id, 'test') from public.deliveries where org_id = %s and status = 'pending'",
+            "select private.mark_dead(id, 'test') from public.deliveries where org_id = %s and status = 'pending'",
             self.id,
         )
         hub.sql("select private.rehearse_events(%s, '{}', 'qualifier', 1, false)", self.id)
@@ -364,7 +364,7 @@ def test_members_see_the_ways_in_of_their_own_sites_alone(
     rest: httpx.Client, tenants: tuple[Tenant, Tenant]
 ) -> None:
     for tenant in tenants:
-        shown = rest.post("/rpc/site_sign_ins", json={}, headers=tenant.headers["admin"]).json()
+        shown = rest.post("/rpc/site_secret_kinds", json={}, headers=tenant.headers["admin"]).json()
 
         assert {(row["slug"], row["kind"]) for row in shown} == {
             (tenant.name, "static"),

@@ -20,7 +20,7 @@ async def look(delivery: deliveries.Delivery) -> deliveries.Done:
     if agent is None or agent.config is None:
         raise deliveries.Permanent("the subscription has no agent with a published version")
 
-    if delivery.mode == "shadow":
+    if delivery.mode == "rehearsal":
         raise deliveries.Skip("a look at the past would find the present")
     found = await db.call("run_monitor", event_id=delivery.event.id, config=agent.config)
     if found is None:

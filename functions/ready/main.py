@@ -2,7 +2,7 @@
 
 GET, for uptime checks and load balancers. Answers how long the oldest due delivery has waited, how long ago the
 sweep last ran and when a monitor last looked: a process that answers is not yet a hub that works. `dead` counts the
-deliveries that were given up, to 1000 at most; a hub is ready in spite of them.
+dead deliveries, to 1000 at most; a hub is ready in spite of them.
 """
 
 from typing import Any

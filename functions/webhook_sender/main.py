@@ -2,7 +2,7 @@
 
 Called by the hub for one webhook at a time, so that none waits for another's. A 2xx within 10 seconds is received;
 410 pauses the webhook and opens an alert; 429 and 503 say when to come again; all else is tried again with growing
-pauses, and given up with an alert after the subscription's last attempt.
+pauses, and is dead, with an alert, after the subscription's last attempt.
 """
 
 from functools import partial

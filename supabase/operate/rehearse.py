@@ -2,7 +2,7 @@
 
     python -m operate.rehearse --agent lead-qualifier --version 1 --since 7d --state .state
 
-Nothing takes effect: both run in shadow over the same events, in their own deliveries. A model that is asked costs
+Nothing takes effect: both rehearse the same events, in their own deliveries. A model that is asked costs
 what it costs, and of the day's limits half at most.
 """
 
@@ -59,7 +59,7 @@ def _run(hub: Hub, subscription: str, version: int, filter: dict[str, str]) -> N
     asked = hub.call(
         "replay_events",
         subscription=subscription,
-        mode="shadow",
+        mode="rehearsal",
         version=version,
         filter=filter,
         dry_run=False,

@@ -31,14 +31,14 @@ LOAD = (
        select n, private.uuid_v7(now() - make_interval(secs => %(count)s - n)) as id, organizations.id as org_id
        from generate_series(1, %(count)s) as n cross join public.organizations where slug = 'trades'""",
     "insert into public.contacts (id, org_id, name) select id, org_id, 'Person ' || n from people",
-    """insert into public.contact_identifiers (org_id, contact_id, kind, value, strength)
-       select org_id, id, 'email', 'person' || n || '@example.com', 'strong' from people""",
+    """insert into public.contact_identifiers (org_id, contact_id, home_id, kind, value, strength)
+       select org_id, id, id, 'email', 'person' || n || '@example.com', 'strong' from people""",
     # Numbers 0 to 3 of each two hundred are a household's.
-    """insert into public.contact_identifiers (org_id, contact_id, kind, value, strength)
-       select org_id, id, 'phone', '+642' || case when n %% 200 < 4 then 100000000 + n - n %% 200 else 200000000 + n end, 'weak'
+    """insert into public.contact_identifiers (org_id, contact_id, home_id, kind, value, strength)
+       select org_id, id, id, 'phone', '+642' || case when n %% 200 < 4 then 100000000 + n - n %% 200 else 200000000 + n end, 'weak'
        from people""",
-    f"""insert into public.contact_identifiers (org_id, contact_id, kind, value, strength)
-       select org_id, id, 'phone', '{CROWDED}', 'weak' from people where n <= 5000""",
+    f"""insert into public.contact_identifiers (org_id, contact_id, home_id, kind, value, strength)
+       select org_id, id, id, 'phone', '{CROWDED}', 'weak' from people where n <= 5000""",
     """insert into public.contact_facts (org_id, contact_id, key, value, said_at)
        select org_id, id, 'name', to_jsonb('Person ' || n), now() from people""",
     "set session_replication_role = default",

@@ -27,13 +27,13 @@ def fill(hub: Hub) -> None:
             " from public.organizations, generate_series(1, 100000) as n"
         )
         connection.execute(
-            "insert into public.leads (org_id, contact_id, site_id, source)"
-            " select contacts.org_id, contacts.id, sites.id, 'site:' || sites.slug"
+            "insert into public.leads (org_id, contact_id, home_id, site_id, source)"
+            " select contacts.org_id, contacts.id, contacts.id, sites.id, 'site:' || sites.slug"
             " from public.contacts join public.sites on sites.number = 1"
         )
         connection.execute(
-            "insert into public.contact_identifiers (org_id, contact_id, kind, value, strength)"
-            " select org_id, id, 'email', id || '@example.com', 'strong' from public.contacts"
+            "insert into public.contact_identifiers (org_id, contact_id, home_id, kind, value, strength)"
+            " select org_id, id, id, 'email', id || '@example.com', 'strong' from public.contacts"
         )
         connection.execute(
             "create temp table people as select row_number() over () as place, id from public.contacts"

@@ -5,13 +5,13 @@ returns integer
 language sql
 set search_path = ''
 as $$
-  select private.create_my_version(agent, config, org_id);
+  select private.create_version_for_caller(agent, config, org_id);
 $$;
 comment on function public.create_version is 'Draft a version of an agent; it decides nothing until it is published. Answers its number.';
 grant execute on function public.create_version to authenticated;
 
 -- security definer: versions are written by nobody but these functions, which ask for the permission themselves.
-create function private.create_my_version(agent text, config jsonb, org_id uuid)
+create function private.create_version_for_caller(agent text, config jsonb, org_id uuid)
 returns integer
 language plpgsql
 security definer
@@ -19,23 +19,23 @@ set search_path = ''
 as $$
 declare
   made integer;
-  owner public.agents := private.agent_named(create_my_version.agent, create_my_version.org_id, 'agents.publish');
+  owner public.agents := private.agent_named(create_version_for_caller.agent, create_version_for_caller.org_id, 'agents.publish');
 begin
   -- One number at a time.
   perform from public.agents where agents.id = owner.id for update;
-  if jsonb_typeof(create_my_version.config) is distinct from 'object' or length(create_my_version.config::text) > 200000 then
+  if jsonb_typeof(create_version_for_caller.config) is distinct from 'object' or length(create_version_for_caller.config::text) > 200000 then
     perform private.fail(422, 'bad_config', 'A version is an object of at most 200,000 characters.');
   end if;
   insert into public.agent_versions (org_id, agent_id, version, config)
-  select owner.org_id, owner.id, coalesce(max(versions.version), 0) + 1, create_my_version.config
+  select owner.org_id, owner.id, coalesce(max(versions.version), 0) + 1, create_version_for_caller.config
   from public.agent_versions as versions
   where versions.agent_id = owner.id
   returning version into made;
   return made;
 end;
 $$;
-comment on function private.create_my_version is 'Draft a version of an agent; it decides nothing until it is published. Answers its number.';
-grant execute on function private.create_my_version to authenticated;
+comment on function private.create_version_for_caller is 'Draft a version of an agent; it decides nothing until it is published. Answers its number.';
+grant execute on function private.create_version_for_caller to authenticated;
 
 -- security definer: a name may be that of several organizations' agents; only those are looked at where the caller may.
 create function private.agent_named(agent text, org_id uuid, permission text)

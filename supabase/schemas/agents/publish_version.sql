@@ -5,13 +5,13 @@ returns uuid
 language sql
 set search_path = ''
 as $$
-  select private.publish_my_version(agent, version, org_id);
+  select private.publish_version_for_caller(agent, version, org_id);
 $$;
 comment on function public.publish_version is 'Let a version decide from the next claim on; with an earlier number, roll back.';
 grant execute on function public.publish_version to authenticated;
 
 -- security definer: nobody writes versions but these functions, which ask for the permission.
-create function private.publish_my_version(agent text, version integer, org_id uuid)
+create function private.publish_version_for_caller(agent text, version integer, org_id uuid)
 returns uuid
 language plpgsql
 security definer
@@ -19,11 +19,11 @@ set search_path = ''
 as $$
 begin
   return private.publish_version(
-    (private.agent_named(publish_my_version.agent, publish_my_version.org_id, 'agents.publish')).id, publish_my_version.version);
+    (private.agent_named(publish_version_for_caller.agent, publish_version_for_caller.org_id, 'agents.publish')).id, publish_version_for_caller.version);
 end;
 $$;
-comment on function private.publish_my_version is 'Let a version decide from the next claim on; with an earlier number, roll back.';
-grant execute on function private.publish_my_version to authenticated;
+comment on function private.publish_version_for_caller is 'Let a version decide from the next claim on; with an earlier number, roll back.';
+grant execute on function private.publish_version_for_caller to authenticated;
 
 create function private.publish_version(agent_id uuid, version integer)
 returns uuid

@@ -30,16 +30,9 @@ $sql$),
 
 ('nothing_waits_for_hours',
  'No delivery is due for more than two hours while its subscription is willing.', 'critical', null, $sql$
-  select willing.org_id, format('%s has been waited for since %s', willing.name, oldest.run_at) as found
-  from private.willing_subscriptions as willing
-  cross join lateral (
-    select deliveries.run_at
-    from public.deliveries
-    where deliveries.subscription_id = willing.id and deliveries.status in ('pending', 'failed') and deliveries.mode = 'live'
-      and deliveries.run_at < now() - interval '2 hours'
-    order by deliveries.run_at
-    limit 1
-  ) as oldest
+  select due_work.org_id, format('%s has been waited for since %s', due_work.name, due_work.due_since) as found
+  from private.due_work
+  where due_work.due_since < now() - interval '2 hours'
 $sql$),
 
 ('actions_have_causes',
@@ -137,7 +130,7 @@ $sql$),
     union all
     (select 'lead', id, org_id, contact_id, home_id from public.leads order by id desc limit 5000)
   ) as held
-  where held.contact_id <> private.visible_contact(coalesce(held.home_id, held.contact_id))
+  where held.contact_id <> private.visible_contact(held.home_id)
 $sql$),
 
 ('subscribed_agents_are_published',

@@ -10,7 +10,7 @@ create table public.contact_identifiers (
   id          uuid primary key default private.uuid_v7(),
   org_id      uuid not null,
   contact_id  uuid not null,
-  home_id     uuid,
+  home_id     uuid not null,
   kind        public.identifier_kind not null,
   value       text not null,
   match_key   text not null generated always as (private.match_key(kind, value)) stored,
@@ -28,12 +28,11 @@ comment on column public.contact_identifiers.value is 'As it was given: what we 
 comment on column public.contact_identifiers.match_key is 'By what it matches: jo.smith+prime@gmail.com and josmith@gmail.com have one key.';
 comment on column public.contact_identifiers.suggestion is 'What was probably meant, when the domain looks mistyped. Nothing is written to it.';
 comment on column public.contact_identifiers.home_id is
-  'Set while it is with another contact because of a merge: whose it is by itself. No foreign key: a second one would make contacts(name) ambiguous over REST.';
+  'Whose it is by itself; contact_id is with whom it is, because of a merge. No foreign key: a second one would make contacts(name) ambiguous over REST.';
 comment on column public.contact_identifiers.event_id is 'The event that first gave it. No foreign key: partitions of events are archived one by one.';
 create unique index contact_identifiers_strong_unique on public.contact_identifiers (org_id, kind, match_key) where strength = 'strong';
 create index contact_identifiers_contact_idx on public.contact_identifiers (org_id, contact_id);
-create unique index contact_identifiers_once on public.contact_identifiers (org_id, kind, match_key, (coalesce(home_id, contact_id)));
-create index contact_identifiers_home_idx on public.contact_identifiers (org_id, home_id) where home_id is not null;
+create unique index contact_identifiers_once on public.contact_identifiers (org_id, kind, match_key, home_id);
 
 alter table public.contact_identifiers enable row level security;
 alter table public.contact_identifiers force row level security;

@@ -10,7 +10,7 @@ as $$
     select leads.id, first_value(leads.id) over best as stands
     from public.leads
     where leads.org_id = fold_leads.org_id and leads.contact_id = any (contacts)
-      and leads.stage not in ('won', 'lost') and leads.folded_into is null
+      and leads.is_open
     window best as (partition by leads.site_id order by leads.stage desc, leads.score desc nulls last, leads.id)
   ), folded as (
     update public.leads set folded_into = ranked.stands
@@ -42,7 +42,7 @@ begin
     select leads.* into rival
     from public.leads
     where leads.org_id = freed.org_id and leads.contact_id = freed.contact_id and leads.site_id = freed.site_id
-      and leads.stage not in ('won', 'lost') and leads.folded_into is null and freed.stage not in ('won', 'lost');
+      and leads.is_open and freed.stage not in ('won', 'lost');
     if rival.id is null then
       update public.leads set folded_into = null where leads.id = freed.id;
     elsif (rival.stage, coalesce(rival.score, -1), freed.id) > (freed.stage, coalesce(freed.score, -1), rival.id) then

@@ -6,11 +6,12 @@ create table public.leads (
   id             uuid primary key default private.uuid_v7(),
   org_id         uuid not null,
   contact_id     uuid not null,
-  home_id        uuid,
+  home_id        uuid not null,
   folded_into    uuid,
   site_id        uuid not null,
   source         text not null,
   stage          public.lead_stage not null default 'new',
+  is_open        boolean not null generated always as (stage not in ('won', 'lost') and folded_into is null) stored,
   score          smallint,
   band           char(1) generated always as (case when score >= 70 then 'A' when score >= 40 then 'B' when score >= 0 then 'C' end) stored,
   reasons        text[] not null default '{}',
@@ -32,13 +33,13 @@ create table public.leads (
 comment on table public.leads is 'One interest of one contact at one site; a contact may have several.';
 comment on column public.leads.scored_by is 'The event whose qualification gave the score: an older one never overwrites a newer.';
 comment on column public.leads.home_id is
-  'Set while it is with another contact because of a merge: whose it is by itself. No foreign key, as in contact_identifiers.';
+  'Whose it is by itself; contact_id is with whom it is, because of a merge. No foreign key: a second one would make contacts(name) ambiguous over REST.';
+comment on column public.leads.is_open is 'It is neither won nor lost, and no other lead stands for it.';
 comment on column public.leads.folded_into is 'Set while the same person''s other lead at this site stands for it because of a merge.';
-create unique index leads_one_open on public.leads (org_id, contact_id, site_id) where stage not in ('won', 'lost') and folded_into is null;
+create unique index leads_one_open on public.leads (org_id, contact_id, site_id) where is_open;
 create index leads_contact_idx on public.leads (org_id, contact_id);
 create index leads_site_idx on public.leads (org_id, site_id);
 create index leads_assignee_idx on public.leads (org_id, assigned_to);
-create index leads_home_idx on public.leads (org_id, home_id) where home_id is not null;
 create index leads_folded_into_idx on public.leads (org_id, folded_into) where folded_into is not null;
 create index leads_won_idx on public.leads (org_id, contact_id) where stage = 'won';
 

@@ -5,13 +5,13 @@ returns jsonb
 language sql
 set search_path = ''
 as $$
-  select private.merge_my_contacts(winner, loser, reason);
+  select private.merge_contacts_for_caller(winner, loser, reason);
 $$;
 comment on function public.merge_contacts is 'Merge a contact into another: everything of the loser is seen under the winner. Answers the merge_id that undoes it.';
 grant execute on function public.merge_contacts to authenticated, service_role;
 
 -- security definer: who may is asked here, by the caller's own permission.
-create function private.merge_my_contacts(winner uuid, loser uuid, reason text)
+create function private.merge_contacts_for_caller(winner uuid, loser uuid, reason text)
 returns jsonb
 language plpgsql
 security definer
@@ -20,13 +20,13 @@ as $$
 begin
   perform private.permit((select contacts.org_id from public.contacts where contacts.id = winner), 'contacts.merge');
   perform private.permit((select contacts.org_id from public.contacts where contacts.id = loser), 'contacts.merge');
-  return jsonb_build_object('merge_id', private.merge_people(winner, loser, reason));
+  return jsonb_build_object('merge_id', private.merge_contacts(winner, loser, reason));
 end;
 $$;
-comment on function private.merge_my_contacts is 'Merge within the caller''s organizations.';
-grant execute on function private.merge_my_contacts to authenticated, service_role;
+comment on function private.merge_contacts_for_caller is 'Merge within the caller''s organizations.';
+grant execute on function private.merge_contacts_for_caller to authenticated, service_role;
 
-create function private.merge_people(winner_id uuid, loser_id uuid, reason text, candidate_id uuid default null)
+create function private.merge_contacts(winner_id uuid, loser_id uuid, reason text, candidate_id uuid default null)
 returns uuid
 language plpgsql
 set search_path = ''
@@ -40,7 +40,7 @@ begin
   if winner_id = loser_id then
     perform private.fail(422, 'same_contact', 'A contact cannot be merged into itself.');
   end if;
-  perform private.hold_people(array[winner_id, loser_id]);
+  perform private.hold_contacts(array[winner_id, loser_id]);
   select contacts.* into winner from public.contacts where contacts.id = winner_id;
   select contacts.* into loser from public.contacts where contacts.id = loser_id;
   if winner.id is null or loser.id is null or winner.org_id <> loser.org_id then
@@ -52,7 +52,7 @@ begin
   end if;
 
   insert into public.contact_merges (id, org_id, winner_id, loser_id, reason, candidate_id, merged_by)
-  values (merge_id, winner.org_id, winner.id, loser.id, merge_people.reason, merge_people.candidate_id, (select auth.uid()));
+  values (merge_id, winner.org_id, winner.id, loser.id, merge_contacts.reason, merge_contacts.candidate_id, (select auth.uid()));
   update public.contacts set merged_into = winner.id
   where contacts.id = loser.id or (contacts.org_id = loser.org_id and contacts.merged_into = loser.id);
   folded := private.fold_leads(winner.org_id, array[winner.id, loser.id]);
@@ -60,13 +60,14 @@ begin
   set moved = private.move_rows(winner.org_id, loser.id, winner.id) || jsonb_build_object('folded_leads', folded)
   where contact_merges.id = merge_id;
 
-  insert into public.events (org_id, type, contact_id, subject_type, subject_id, source, data)
-  values (winner.org_id, 'contact.merged', winner.id, 'contact', loser.id, private.doer(),
-          jsonb_build_object('merge_id', merge_id, 'loser_id', loser.id, 'reason', merge_people.reason));
+  perform private.write_event(
+    winner.org_id, 'contact.merged',
+    jsonb_build_object('merge_id', merge_id, 'loser_id', loser.id, 'reason', merge_contacts.reason),
+    source => private.doer(), contact_id => winner.id, subject_type => 'contact', subject_id => loser.id);
   return merge_id;
 end;
 $$;
-comment on function private.merge_people is 'Make one contact of two, so that it can be undone.';
+comment on function private.merge_contacts is 'Make one contact of two, so that it can be undone.';
 
 create function private.are_kept_apart(one uuid, other uuid, except_candidate uuid default null)
 returns boolean
@@ -107,7 +108,7 @@ begin
   loop
     execute format(
       'with moved as (
-         update public.%I as t set contact_id = $1, home_id = nullif(coalesce(t.home_id, t.contact_id), $1)
+         update public.%I as t set contact_id = $1
          where t.org_id = $2 and t.contact_id = $3 and ($4 is null or t.home_id = any ($4)) returning t.id
        ) select coalesce(jsonb_agg(moved.id), ''[]'') from moved', reference.table_name)
       into ids using to_contact, org_id, from_contact, homes;

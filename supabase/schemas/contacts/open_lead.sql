@@ -13,11 +13,11 @@ begin
   select leads.id into lead
   from public.leads
   where leads.org_id = org and leads.contact_id = person and leads.site_id = site
-    and leads.stage not in ('won', 'lost') and leads.folded_into is null;
+    and leads.is_open;
   if lead is null then
     insert into public.leads (org_id, contact_id, home_id, site_id, source)
-    values (org, person, nullif(contact, person), site, open_lead.source)
-    on conflict (org_id, contact_id, site_id) where stage not in ('won', 'lost') and folded_into is null
+    values (org, person, contact, site, open_lead.source)
+    on conflict (org_id, contact_id, site_id) where is_open
       do update set updated_at = now()
     returning leads.id into lead;
   end if;

@@ -7,14 +7,14 @@ returns jsonb
 language sql
 set search_path = ''
 as $$
-  select private.opt_out_mine(org_id, reason, contact_id, kind, value, channel, event_id);
+  select private.opt_out_for_caller(org_id, reason, contact_id, kind, value, channel, event_id);
 $$;
 comment on function public.opt_out is
   'Never contact again: a contact (kind and value may say by which identifier it was said), or, without a contact, one identifier. One channel, or all.';
 grant execute on function public.opt_out to authenticated, service_role;
 
 -- security definer: who may is asked here, by the caller's own permission.
-create function private.opt_out_mine(
+create function private.opt_out_for_caller(
   org_id uuid, reason text, contact_id uuid, kind public.identifier_kind, value text, channel text, event_id uuid)
 returns jsonb
 language plpgsql
@@ -22,19 +22,19 @@ security definer
 set search_path = ''
 as $$
 begin
-  if opt_out_mine.contact_id is null or opt_out_mine.contact_id not in (select private.my_assigned_contacts()) then
-    perform private.permit(opt_out_mine.org_id, 'suppressions.write');
+  if opt_out_for_caller.contact_id is null or opt_out_for_caller.contact_id not in (select private.my_assigned_contacts()) then
+    perform private.permit(opt_out_for_caller.org_id, 'suppressions.write');
   end if;
-  if opt_out_mine.contact_id is not null and not exists (
-      select from public.contacts where contacts.id = opt_out_mine.contact_id and contacts.org_id = opt_out_mine.org_id) then
+  if opt_out_for_caller.contact_id is not null and not exists (
+      select from public.contacts where contacts.id = opt_out_for_caller.contact_id and contacts.org_id = opt_out_for_caller.org_id) then
     perform private.fail(404, 'not_found', 'There is no such row here.');
   end if;
   return jsonb_build_object('suppressions', private.opt_out(
     org_id, reason, contact_id, kind, value, channel, event_id));
 end;
 $$;
-comment on function private.opt_out_mine is 'Write an opt-out down within the caller''s organizations.';
-grant execute on function private.opt_out_mine to authenticated, service_role;
+comment on function private.opt_out_for_caller is 'Write an opt-out down within the caller''s organizations.';
+grant execute on function private.opt_out_for_caller to authenticated, service_role;
 
 create function private.opt_out(
   org_id uuid, reason text, contact_id uuid, kind public.identifier_kind, value text, channel text, event_id uuid)
@@ -73,9 +73,10 @@ begin
   get diagnostics written = row_count;
 
   if written > 0 then
-    insert into public.events (org_id, type, contact_id, source, data, cause_id)
-    values (opt_out.org_id, 'contact.opted_out', opt_out.contact_id, private.doer(),
-            jsonb_strip_nulls(jsonb_build_object('reason', opt_out.reason, 'channel', opt_out.channel, 'kind', opt_out.kind)), opt_out.event_id);
+    perform private.write_event(
+      opt_out.org_id, 'contact.opted_out',
+      jsonb_strip_nulls(jsonb_build_object('reason', opt_out.reason, 'channel', opt_out.channel, 'kind', opt_out.kind)),
+      source => private.doer(), contact_id => opt_out.contact_id, cause_id => opt_out.event_id);
   end if;
   return written;
 end;
@@ -92,7 +93,7 @@ as $$
 declare
   family uuid[] := private.contact_family(speakers.contact_id);
   owners uuid[] := array(
-    select distinct coalesce(known.home_id, known.contact_id)
+    select distinct known.home_id
     from public.contact_identifiers as known
     where known.org_id = (select contacts.org_id from public.contacts where contacts.id = speakers.contact_id)
       and known.kind = speakers.kind and known.match_key = private.match_key(speakers.kind, speakers.value)

@@ -20,7 +20,7 @@ begin
   perform private.lock_identifiers(resolve_contact.org_id, array[email_key, phone]);
 
   if email is not null then
-    select coalesce(known.home_id, known.contact_id), known.contact_id into home, person
+    select known.home_id, known.contact_id into home, person
     from public.contact_identifiers as known
     where known.org_id = resolve_contact.org_id and known.kind = 'email' and known.match_key = email_key
       and known.strength = 'strong';
@@ -37,7 +37,7 @@ begin
     phone_is_new := not phone_is_known or not exists (
       select from public.contact_identifiers as known
       where known.org_id = resolve_contact.org_id and known.kind = 'phone' and known.match_key = phone
-        and coalesce(known.home_id, known.contact_id) = home);
+        and known.home_id = home);
   end if;
   if home is null then
     insert into public.contacts (org_id, name) values (resolve_contact.org_id, nullif(name, '')) returning id into home;
@@ -46,7 +46,7 @@ begin
 
   if email_is_new or phone_is_new then
     insert into public.contact_identifiers (org_id, contact_id, home_id, kind, value, strength, event_id)
-    select resolve_contact.org_id, person, nullif(home, person), kind::public.identifier_kind, value,
+    select resolve_contact.org_id, person, home, kind::public.identifier_kind, value,
            strength::public.identifier_strength, resolve_contact.event_id
     from (values ('email', email, 'strong', email_is_new), ('phone', phone, 'weak', phone_is_new)) as given (kind, value, strength, is_new)
     where is_new
@@ -92,12 +92,12 @@ declare
   persons uuid[];
 begin
   with holders as (
-    select coalesce(known.home_id, known.contact_id) as home, known.contact_id as person, contacts.name
+    select known.home_id as home, known.contact_id as person, contacts.name
     from public.contact_identifiers as known
-    join public.contacts on contacts.id = coalesce(known.home_id, known.contact_id)
+    join public.contacts on contacts.id = known.home_id
     where known.org_id = holder_of_phone.org_id and known.kind = 'phone' and known.match_key = holder_of_phone.phone
     -- A number that more than fifty people gave says nothing; the newest are where one of them comes back.
-    order by coalesce(known.home_id, known.contact_id) desc
+    order by known.home_id desc
     limit 50
   ), agreeing as (
     select home, person, private.name_words(holders.name) <@ private.name_words(holder_of_phone.name)
@@ -137,11 +137,11 @@ begin
   insert into public.merge_candidates (org_id, contact_id, other_id, reason)
   select doubt_holders.org_id, least(doubt_holders.home, holder.home), greatest(doubt_holders.home, holder.home), 'same phone'
   from (
-    select coalesce(known.home_id, known.contact_id) as home
+    select known.home_id as home
     from public.contact_identifiers as known
     where known.org_id = doubt_holders.org_id and known.kind = 'phone' and known.match_key = doubt_holders.phone
       and known.contact_id <> doubt_holders.person
-    order by coalesce(known.home_id, known.contact_id) desc
+    order by known.home_id desc
     limit 5
   ) as holder
   order by 1, 2, 3

@@ -1,4 +1,4 @@
--- Suppressions: who must not be written to or rung any more, and who said so.
+-- Suppressions: who must not be written to or called any more, and who said so.
 --
 -- Of an identifier (this address, this number) or of a contact (this person, by whatever identifier); on one channel
 -- or on all. A merge makes the stricter side hold for both, because a contact is suppressed when anybody of its family

@@ -5,13 +5,13 @@ returns jsonb
 language sql
 set search_path = ''
 as $$
-  select private.unmerge_my_contacts(merge_id);
+  select private.unmerge_contacts_for_caller(merge_id);
 $$;
 comment on function public.unmerge_contacts is 'Undo a merge: the loser gets back what is its own, also what came by its identifiers since.';
 grant execute on function public.unmerge_contacts to authenticated, service_role;
 
 -- security definer: who may is asked here, by the caller's own permission.
-create function private.unmerge_my_contacts(merge_id uuid)
+create function private.unmerge_contacts_for_caller(merge_id uuid)
 returns jsonb
 language plpgsql
 security definer
@@ -19,15 +19,15 @@ set search_path = ''
 as $$
 begin
   perform private.permit(
-    (select contact_merges.org_id from public.contact_merges where contact_merges.id = unmerge_my_contacts.merge_id), 'contacts.merge');
-  perform private.unmerge_people(merge_id);
+    (select contact_merges.org_id from public.contact_merges where contact_merges.id = unmerge_contacts_for_caller.merge_id), 'contacts.merge');
+  perform private.unmerge_contacts(merge_id);
   return jsonb_build_object('merge_id', merge_id, 'undone', true);
 end;
 $$;
-comment on function private.unmerge_my_contacts is 'Undo a merge within the caller''s organizations.';
-grant execute on function private.unmerge_my_contacts to authenticated, service_role;
+comment on function private.unmerge_contacts_for_caller is 'Undo a merge within the caller''s organizations.';
+grant execute on function private.unmerge_contacts_for_caller to authenticated, service_role;
 
-create function private.unmerge_people(merge_id uuid)
+create function private.unmerge_contacts(merge_id uuid)
 returns void
 language plpgsql
 set search_path = ''
@@ -38,7 +38,7 @@ declare
   returning_ids uuid[];
 begin
   select contact_merges.* into merge from public.contact_merges where contact_merges.id = merge_id;
-  perform private.hold_people(array[merge.loser_id]);
+  perform private.hold_contacts(array[merge.loser_id]);
   -- Asked again: somebody else may have undone it while we waited.
   select contact_merges.* into merge from public.contact_merges where contact_merges.id = merge_id;
   if merge.undone_at is not null then
@@ -66,9 +66,9 @@ begin
   update public.merge_candidates set decision = 'keep_apart', decided_at = now(), decided_by = (select auth.uid())
   where merge_candidates.id = merge.candidate_id;
 
-  insert into public.events (org_id, type, contact_id, subject_type, subject_id, source, data)
-  values (merge.org_id, 'contact.unmerged', merge.loser_id, 'contact', person, private.doer(),
-          jsonb_build_object('merge_id', merge.id, 'winner_id', merge.winner_id));
+  perform private.write_event(
+    merge.org_id, 'contact.unmerged', jsonb_build_object('merge_id', merge.id, 'winner_id', merge.winner_id),
+    source => private.doer(), contact_id => merge.loser_id, subject_type => 'contact', subject_id => person);
 end;
 $$;
-comment on function private.unmerge_people is 'Undo a merge: what is the loser''s by itself, before or since, returns to it.';
+comment on function private.unmerge_contacts is 'Undo a merge: what is the loser''s by itself, before or since, returns to it.';

@@ -43,7 +43,7 @@ begin
   token_limit := private.day_limit(org.settings, 'day_tokens', begin_model_run.day_tokens);
   cent_limit := private.day_limit(org.settings, 'day_cents', begin_model_run.day_cents);
   -- A rehearsal leaves the other half of the day to who asks today.
-  if org.mode = 'shadow' then
+  if org.mode = 'rehearsal' then
     token_limit := token_limit / 2;
     cent_limit := cent_limit / 2;
   end if;

@@ -5,13 +5,13 @@ returns text
 language sql
 set search_path = ''
 as $$
-  select private.review_my_action(action_id, approve);
+  select private.review_action_for_caller(action_id, approve);
 $$;
 comment on function public.review_action is 'Let an agent''s proposal take effect, or not.';
 grant execute on function public.review_action to authenticated;
 
 -- security definer: a review applies effects, which no person may write themselves.
-create function private.review_my_action(action_id uuid, approve boolean)
+create function private.review_action_for_caller(action_id uuid, approve boolean)
 returns text
 language plpgsql
 security definer
@@ -21,7 +21,7 @@ declare
   action public.agent_actions;
 begin
   select * into action from public.agent_actions
-  where agent_actions.id = review_my_action.action_id
+  where agent_actions.id = review_action_for_caller.action_id
     and agent_actions.org_id in (select private.my_orgs('actions.review'))
   for update;
   if not found then
@@ -60,5 +60,5 @@ begin
   return case when approve then 'approved' else 'rejected' end;
 end;
 $$;
-comment on function private.review_my_action is 'Let an agent''s proposal take effect, or not.';
-grant execute on function private.review_my_action to authenticated;
+comment on function private.review_action_for_caller is 'Let an agent''s proposal take effect, or not.';
+grant execute on function private.review_action_for_caller to authenticated;

@@ -105,11 +105,11 @@ as $$
 $$;
 comment on function private.due_pulls is 'The sources that should be pulled now, and that nobody is pulling.';
 
-create function private.wake_pulls()
+create function private.kick_pulls()
 returns bigint
 language sql
 set search_path = ''
 as $$
   select private.invoke('pull-site') where exists (select from private.due_pulls());
 $$;
-comment on function private.wake_pulls is 'Call pull-site when a source is due; cron calls this.';
+comment on function private.kick_pulls is 'Call pull-site when a source is due; cron calls this.';

@@ -5,24 +5,24 @@ returns integer
 language sql
 set search_path = ''
 as $$
-  select private.name_kind(kind, means);
+  select private.name_kind_for_caller(kind, means);
 $$;
 comment on function public.name_kind is 'Let a kind that sites send mean a known type of event, from now on and for what has come already. Answers how many that are.';
 grant execute on function public.name_kind to service_role;
 
 -- security definer: kinds are the hub's, not an organization's; whoever holds the secret key says what they mean.
-create function private.name_kind(kind text, means text)
+create function private.name_kind_for_caller(kind text, means text)
 returns integer
 language plpgsql
 security definer
 set search_path = ''
 as $$
 declare
-  written text := lower(replace(name_kind.kind, '-', '_'));
-  known text := private.canonical_type(name_kind.means);
+  written text := lower(replace(name_kind_for_caller.kind, '-', '_'));
+  known text := private.canonical_type(name_kind_for_caller.means);
 begin
   if known is null then
-    perform private.fail(422, 'unknown_type', 'There is no kind of event ' || coalesce(name_kind.means, 'without a name') || '.');
+    perform private.fail(422, 'unknown_type', 'There is no kind of event ' || coalesce(name_kind_for_caller.means, 'without a name') || '.');
   end if;
   if written is null or written !~ '^[a-z][a-z0-9._]{0,99}$' then
     perform private.fail(422, 'bad_kind', 'A kind is a word such as quote_request.');
@@ -33,8 +33,8 @@ begin
   return private.recognise_events();
 end;
 $$;
-comment on function private.name_kind is 'Let a kind mean a known type of event.';
-grant execute on function private.name_kind to service_role;
+comment on function private.name_kind_for_caller is 'Let a kind mean a known type of event.';
+grant execute on function private.name_kind_for_caller to service_role;
 
 create function private.recognise_events()
 returns integer
@@ -57,10 +57,10 @@ begin
     select * into known from public.event_types where event_types.name = private.canonical_type(unknown.type);
     lead := case when known.makes_lead and unknown.contact_id is not null and unknown.site_id is not null
       then private.open_lead(unknown.org_id, private.visible_contact(unknown.contact_id), unknown.site_id, unknown.source) end;
-    insert into public.events (org_id, site_id, type, contact_id, subject_type, subject_id, source, data, cause_id, trace_id, occurred_at)
-    values (
-      unknown.org_id, unknown.site_id, known.name, unknown.contact_id, case when lead is not null then 'lead' end, lead,
-      'hub', unknown.data, unknown.id, unknown.trace_id, unknown.occurred_at);
+    perform private.write_event(
+      unknown.org_id, known.name, unknown.data, site_id => unknown.site_id, contact_id => unknown.contact_id,
+      subject_type => case when lead is not null then 'lead' end, subject_id => lead,
+      cause_id => unknown.id, trace_id => unknown.trace_id, occurred_at => unknown.occurred_at);
     recognised := recognised + 1;
   end loop;
   return recognised;

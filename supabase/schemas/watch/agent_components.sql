@@ -21,7 +21,7 @@ as $$
       when agents.autonomy = 'off' then 'It is switched off.'
       when everything.is_paused then 'Everything is paused (system_controls).'
       when wishes.willing = 0 then 'Its subscription or its organization is paused.'
-      when work.dead > 0 then format('%s deliveries are given up and wait for a replay.', work.dead)
+      when work.dead > 0 then format('%s deliveries are dead and wait for a replay.', work.dead)
       when work.waited > interval '1 minute' then format('Work has waited for %s seconds.', extract(epoch from work.waited)::integer)
       else format('Version %s decides%s.', versions.version, case when agents.autonomy = 'auto' then '' else ', and a person reviews' end)
     end
@@ -52,7 +52,7 @@ as $$
        from public.subscriptions
        cross join lateral (
          select deliveries.run_at from public.deliveries
-         where deliveries.subscription_id = subscriptions.id and deliveries.status in ('pending', 'failed') and deliveries.mode = 'live'
+         where deliveries.subscription_id = subscriptions.id and deliveries.is_waiting and deliveries.mode = 'live'
          order by deliveries.run_at
          limit 1
        ) as due
@@ -88,7 +88,7 @@ as $$
     case
       when subscriptions.paused then 'It is paused.'
       when willing.id is null then 'Its organization or everything is paused.'
-      when dead.count > 0 then format('%s deliveries are given up and wait for a replay.', dead.count)
+      when dead.count > 0 then format('%s deliveries are dead and wait for a replay.', dead.count)
       else 'What it asks for is sent.'
     end
   from public.subscriptions

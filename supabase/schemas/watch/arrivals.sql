@@ -19,7 +19,7 @@ as $$
   from private.arrivals
   where arrivals.org_id = site.org_id and arrivals.site_id = site.id
     -- Asked once, not for each arrival.
-    and arrivals.way = any ((select private.ways_of_life(site))::text[])
+    and arrivals.way = any ((select private.living_sources(site))::text[])
     and arrivals.id < private.uuid_v7_floor(before)
   order by arrivals.id desc
   limit 1;
@@ -35,13 +35,13 @@ as $$
   select private.uuid_v7_time(arrivals.id)
   from private.arrivals
   where arrivals.org_id = site.org_id and arrivals.site_id = site.id
-    and arrivals.way = any ((select private.ways_of_life(site))::text[])
+    and arrivals.way = any ((select private.living_sources(site))::text[])
   order by arrivals.id
   limit 1;
 $$;
 comment on function private.first_arrival is 'When a site first sent anything.';
 
-create function private.ways_of_life(site public.sites)
+create function private.living_sources(site public.sites)
 returns text[]
 language plpgsql
 stable
@@ -57,4 +57,4 @@ begin
   return '{site:,pull:}';
 end;
 $$;
-comment on function private.ways_of_life is 'Which ways of arrival show that a site lives: of one that pushes and is pulled as well, its pushes alone.';
+comment on function private.living_sources is 'Which ways of arrival show that a site lives: of one that pushes and is pulled as well, its pushes alone.';

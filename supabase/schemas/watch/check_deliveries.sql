@@ -12,30 +12,23 @@ as $$
   )
   select
     willing.name, 'critical'::public.alert_severity,
-    case when oldest.run_at is null
+    case when due.due_since is null
       then format('%s deliveries to %s are still held by leases that ran out.', held.count, willing.name)
       else format('A delivery to %s has been due since %s UTC and nobody takes it.',
-                  willing.name, to_char(oldest.run_at at time zone 'UTC', 'YYYY-MM-DD HH24:MI'))
+                  willing.name, to_char(due.due_since at time zone 'UTC', 'YYYY-MM-DD HH24:MI'))
     end,
-    jsonb_build_object('subscription', willing.name, 'due_since', oldest.run_at, 'held', coalesce(held.count, 0)),
+    jsonb_build_object('subscription', willing.name, 'due_since', due.due_since, 'held', coalesce(held.count, 0)),
     null::uuid
   from since
   cross join private.willing_subscriptions as willing
-  left join lateral (
-    select deliveries.run_at
-    from public.deliveries
-    where deliveries.subscription_id = willing.id and deliveries.status in ('pending', 'failed') and deliveries.mode = 'live'
-      and deliveries.run_at < since.due
-    order by deliveries.run_at
-    limit 1
-  ) as oldest on true
+  left join private.due_work as due on due.subscription_id = willing.id and due.due_since < since.due
   left join (
     select deliveries.subscription_id, count(*) as count
     from since
     join public.deliveries on deliveries.status = 'running' and deliveries.leased_until < since.leased
     group by deliveries.subscription_id
   ) as held on held.subscription_id = willing.id
-  where willing.org_id = check_deliveries_stuck.org_id and (oldest.run_at is not null or held.count > 0);
+  where willing.org_id = check_deliveries_stuck.org_id and (due.due_since is not null or held.count > 0);
 $$;
 comment on function private.check_deliveries_stuck is 'Subscriptions whose deliveries wait although nothing is paused.';
 

@@ -5,7 +5,7 @@ returns jsonb
 language sql
 set search_path = ''
 as $$
-  select private.decide_alert(alert_id, false);
+  select private.decide_alert_for_caller(alert_id, false);
 $$;
 comment on function public.acknowledge_alert is 'Say that somebody looks after an open alert.';
 grant execute on function public.acknowledge_alert to authenticated, service_role;
@@ -15,13 +15,13 @@ returns jsonb
 language sql
 set search_path = ''
 as $$
-  select private.decide_alert(alert_id, true);
+  select private.decide_alert_for_caller(alert_id, true);
 $$;
 comment on function public.close_alert is 'Close an alert by hand; it opens again when its reason is found again.';
 grant execute on function public.close_alert to authenticated, service_role;
 
 -- security definer: who may is asked here, by the caller's own permission.
-create function private.decide_alert(alert_id uuid, is_over boolean)
+create function private.decide_alert_for_caller(alert_id uuid, is_over boolean)
 returns jsonb
 language plpgsql
 security definer
@@ -34,7 +34,7 @@ begin
   set acknowledged_at = coalesce(alerts.acknowledged_at, now()),
       acknowledged_by = coalesce(alerts.acknowledged_by, (select auth.uid())),
       closed_at = case when is_over then now() end
-  where alerts.id = decide_alert.alert_id and alerts.closed_at is null
+  where alerts.id = decide_alert_for_caller.alert_id and alerts.closed_at is null
     and ((select auth.role()) = 'service_role' or alerts.org_id in (select private.my_orgs('alerts.update')))
   returning * into alert;
   if alert.id is null then
@@ -43,5 +43,5 @@ begin
   return jsonb_build_object('id', alert.id, 'acknowledged_at', alert.acknowledged_at, 'closed_at', alert.closed_at);
 end;
 $$;
-comment on function private.decide_alert is 'Acknowledge an open alert of the caller''s organizations, or close it.';
-grant execute on function private.decide_alert to authenticated, service_role;
+comment on function private.decide_alert_for_caller is 'Acknowledge an open alert of the caller''s organizations, or close it.';
+grant execute on function private.decide_alert_for_caller to authenticated, service_role;

@@ -11,7 +11,7 @@ as $$
     when 'booking.placed' then format('%s placed a booking on %s.', who.name, coalesce(place.name, 'a site'))
     when 'submission.quarantined' then format('A form on %s was put aside: %s.', coalesce(place.name, 'a site'), event.data ->> 'reason')
     when 'lead.qualified' then format('The lead of %s was scored %s (%s).', who.name, event.data ->> 'score', event.data ->> 'band')
-    when 'delivery.dead' then format('%s gave up: %s.', event.data ->> 'subscription', rtrim(event.data ->> 'error', '.'))
+    when 'delivery.dead' then format('A delivery to %s is dead: %s.', event.data ->> 'subscription', rtrim(event.data ->> 'error', '.'))
     else coalesce(
       (select event_types.description from public.event_types where event_types.name = event.type),
       format('Something called %s happened.', event.type))

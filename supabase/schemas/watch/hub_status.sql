@@ -10,13 +10,13 @@ returns jsonb
 language sql
 set search_path = ''
 as $$
-  select private.my_status();
+  select private.hub_status_for_caller();
 $$;
 comment on function public.hub_status is 'Sites, agents, jobs, pulls and outgoing webhooks, each ok, degraded or not configured, with the reason.';
 grant execute on function public.hub_status to authenticated, service_role;
 
 -- security definer: jobs and secrets are nobody's to read; who may see how they are is asked here.
-create function private.my_status()
+create function private.hub_status_for_caller()
 returns jsonb
 language plpgsql
 security definer
@@ -50,5 +50,5 @@ begin
   return seen;
 end;
 $$;
-comment on function private.my_status is 'How the caller''s organizations and the hub''s jobs are.';
-grant execute on function private.my_status to authenticated, service_role;
+comment on function private.hub_status_for_caller is 'How the caller''s organizations and the hub''s jobs are.';
+grant execute on function private.hub_status_for_caller to authenticated, service_role;

@@ -53,7 +53,7 @@ create trigger invariants_schedule after insert or update of enabled or delete o
   for each statement execute function private.schedule_invariants();
 
 -- What invariants may use beside the tables of public.
-grant select on private.audit_heads, private.willing_subscriptions to hub_reader;
+grant select on private.audit_heads, private.willing_subscriptions, private.due_work to hub_reader;
 grant execute on function
   private.wants, private.has_acted_on_cause, private.is_echo, private.uuid_v7_floor, private.last_monitored, private.visible_contact
 to hub_reader;

@@ -63,16 +63,17 @@ comment on function private.notify_alert is 'Tell of an open alert, unless its t
 
 create function private.tell_alert(alert public.alerts, type text)
 returns void
-language sql
+language plpgsql
 set search_path = ''
 as $$
-  insert into public.events (org_id, site_id, type, subject_type, subject_id, source, data, trace_id, cause_id)
-  select
-    alert.org_id, alert.site_id, tell_alert.type, 'alert', alert.id, 'hub',
+begin
+  perform private.write_event(
+    alert.org_id, tell_alert.type,
     jsonb_build_object('alert_id', alert.id, 'kind', alert.kind, 'subject', alert.subject, 'severity', alert.severity,
                        'message', alert.message, 'details', alert.details),
-    coalesce((select events.trace_id from public.events where events.id = alert.event_id), replace(gen_random_uuid()::text, '-', '')),
-    alert.event_id;
+    site_id => alert.site_id, subject_type => 'alert', subject_id => alert.id, cause_id => alert.event_id,
+    trace_id => (select events.trace_id from public.events where events.id = alert.event_id));
+end;
 $$;
 comment on function private.tell_alert is 'Write the event by which subscribers learn of an alert.';
 

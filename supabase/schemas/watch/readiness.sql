@@ -2,7 +2,6 @@
 --
 -- A hub whose monitor does not run is not ready: the one thing that no check of the monitor's own can notice.
 
--- A hub whose monitor does not run is not ready: the one thing that no check of the monitor's own can notice.
 -- security definer: hub_service may touch no table itself.
 create function hub.readiness()
 returns jsonb
@@ -16,16 +15,7 @@ declare
   monitored interval;
   dead integer;
 begin
-  select now() - min(oldest.run_at) into waited
-  from private.willing_subscriptions as willing
-  cross join lateral (
-    select deliveries.run_at
-    from public.deliveries
-    where deliveries.subscription_id = willing.id and deliveries.status in ('pending', 'failed') and deliveries.mode = 'live'
-    order by deliveries.run_at
-    limit 1
-  ) as oldest
-  where oldest.run_at <= now();
+  select now() - min(due_work.due_since) into waited from private.due_work;
 
   -- Right after a start the clock has not ticked yet.
   select now() - greatest(latest.end_time, pg_postmaster_start_time()) into swept
@@ -44,7 +34,7 @@ begin
 
   -- For information: what is dead waits for a person, and the hub works all the same. Anybody may ask: no more is counted.
   select count(*) into dead
-  from (select from public.deliveries where deliveries.status = 'dead' and deliveries.mode = 'live' limit 1000) as given_up;
+  from (select from public.deliveries where deliveries.status = 'dead' and deliveries.mode = 'live' limit 1000) as first_thousand;
 
   return jsonb_build_object(
     'ready', coalesce(waited, '0') < interval '1 minute' and coalesce(swept, 'infinity') < interval '1 minute'

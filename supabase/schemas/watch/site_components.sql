@@ -27,11 +27,11 @@ as $$
   from public.sites
   left join lateral (select private.last_arrival(sites, now()) as at) as latest on true
   left join lateral (
-    select true as known, bool_or(site_sign_ins.is_weak) as is_weak
-    from private.site_sign_ins
-    where site_sign_ins.site_id = sites.id
+    select true as known, bool_or(site_secret_kinds.is_weak) as is_weak
+    from private.site_secret_kinds
+    where site_secret_kinds.site_id = sites.id
       -- A key for pages helps none of them without an origin.
-      and (site_sign_ins.kind <> 'page' or sites.allowed_origins <> '{}')
+      and (site_secret_kinds.kind <> 'page' or sites.allowed_origins <> '{}')
     having count(*) > 0
   ) as ways on true
   left join lateral (

@@ -5,13 +5,13 @@ returns jsonb
 language sql
 set search_path = ''
 as $$
-  select private.add_webhook(name, url, event_types, org_id);
+  select private.create_webhook_subscription_for_caller(name, url, event_types, org_id);
 $$;
 comment on function public.create_webhook_subscription is 'Have events of these types posted to a URL. The answer has the signing secret, which is shown only now.';
 grant execute on function public.create_webhook_subscription to authenticated, service_role;
 
 -- security definer: who may is asked here, by the caller's own permission.
-create function private.add_webhook(name text, url text, event_types text[], org_id uuid)
+create function private.create_webhook_subscription_for_caller(name text, url text, event_types text[], org_id uuid)
 returns jsonb
 language plpgsql
 security definer
@@ -23,7 +23,7 @@ declare
     from public.organizations as orgs
     where orgs.closed_at is null
       and ((select auth.role()) = 'service_role' or orgs.id in (select private.my_orgs('subscriptions.write')))
-      and (add_webhook.org_id is null or orgs.id = add_webhook.org_id));
+      and (create_webhook_subscription_for_caller.org_id is null or orgs.id = create_webhook_subscription_for_caller.org_id));
   made public.subscriptions;
 begin
   if cardinality(mine) = 0 then
@@ -39,31 +39,31 @@ begin
   elsif coalesce(cardinality(event_types), 0) not between 1 and 100
     or exists (select from unnest(event_types) as pattern where coalesce(pattern !~ '^(\*|[a-z_]+\.(\*|[a-z_]+))$', true)) then
     perform private.fail(422, 'bad_event_types', 'Event types are names such as form.submitted, or patterns such as form.* or *.');
-  elsif exists (select from public.subscriptions where subscriptions.org_id = mine[1] and subscriptions.name = add_webhook.name) then
+  elsif exists (select from public.subscriptions where subscriptions.org_id = mine[1] and subscriptions.name = create_webhook_subscription_for_caller.name) then
     perform private.fail(409, 'name_taken', 'There is a subscription of this name.');
   end if;
   -- Forty tries, up to an hour apart, are about a day and a half at most.
   insert into public.subscriptions (org_id, name, event_types, target_kind, target, max_attempts, retry_base)
-  values (mine[1], add_webhook.name, add_webhook.event_types, 'webhook', add_webhook.url, 40, '10 seconds')
+  values (mine[1], create_webhook_subscription_for_caller.name, create_webhook_subscription_for_caller.event_types, 'webhook', create_webhook_subscription_for_caller.url, 40, '10 seconds')
   returning * into made;
   return jsonb_build_object('id', made.id, 'secret', private.add_webhook_secret(made.id));
 end;
 $$;
-comment on function private.add_webhook is 'Make a webhook in the caller''s organization.';
-grant execute on function private.add_webhook to authenticated, service_role;
+comment on function private.create_webhook_subscription_for_caller is 'Make a webhook in the caller''s organization.';
+grant execute on function private.create_webhook_subscription_for_caller to authenticated, service_role;
 
 create function public.rotate_webhook_secret(subscription_id uuid, old_valid_for interval default '1 day')
 returns jsonb
 language sql
 set search_path = ''
 as $$
-  select private.rotate_webhook(subscription_id, old_valid_for);
+  select private.rotate_webhook_secret_for_caller(subscription_id, old_valid_for);
 $$;
 comment on function public.rotate_webhook_secret is 'A new signing secret for a webhook; until the old one ends, both sign.';
 grant execute on function public.rotate_webhook_secret to authenticated, service_role;
 
 -- security definer: who may is asked here, by the caller's own permission.
-create function private.rotate_webhook(subscription_id uuid, old_valid_for interval)
+create function private.rotate_webhook_secret_for_caller(subscription_id uuid, old_valid_for interval)
 returns jsonb
 language plpgsql
 security definer
@@ -79,21 +79,21 @@ begin
   return jsonb_build_object('id', owned.id, 'secret', private.add_webhook_secret(owned.id, old_valid_for));
 end;
 $$;
-comment on function private.rotate_webhook is 'Give a webhook of the caller''s a new secret.';
-grant execute on function private.rotate_webhook to authenticated, service_role;
+comment on function private.rotate_webhook_secret_for_caller is 'Give a webhook of the caller''s a new secret.';
+grant execute on function private.rotate_webhook_secret_for_caller to authenticated, service_role;
 
 create function public.delete_webhook_subscription(subscription_id uuid)
 returns void
 language sql
 set search_path = ''
 as $$
-  select private.remove_webhook(subscription_id);
+  select private.delete_webhook_subscription_for_caller(subscription_id);
 $$;
 comment on function public.delete_webhook_subscription is 'Send nothing more to a webhook, and forget what was sent. To stop for a while, set paused.';
 grant execute on function public.delete_webhook_subscription to authenticated, service_role;
 
 -- security definer: who may is asked here, by the caller's own permission.
-create function private.remove_webhook(subscription_id uuid)
+create function private.delete_webhook_subscription_for_caller(subscription_id uuid)
 returns void
 language plpgsql
 security definer
@@ -105,8 +105,8 @@ begin
   delete from public.subscriptions where subscriptions.id = owned.id;
 end;
 $$;
-comment on function private.remove_webhook is 'Remove a webhook of the caller''s with its deliveries; the events stay.';
-grant execute on function private.remove_webhook to authenticated, service_role;
+comment on function private.delete_webhook_subscription_for_caller is 'Remove a webhook of the caller''s with its deliveries; the events stay.';
+grant execute on function private.delete_webhook_subscription_for_caller to authenticated, service_role;
 
 -- security definer: who may is asked here, by the caller's own permission.
 create function private.own_webhook(subscription_id uuid)

@@ -44,7 +44,7 @@ begin
         from (select * from changed limit coalesce(meant.most, 100)) as shown)));
 end;
 $$;
-comment on function public.compare_versions is 'Which decisions of the latest shadow runs differ between two versions of an agent, and why.';
+comment on function public.compare_versions is 'Which decisions of the latest rehearsals differ between two versions of an agent, and why.';
 grant execute on function public.compare_versions to authenticated, service_role;
 
 create function private.rehearsed(agent_id uuid, version integer)
@@ -62,8 +62,8 @@ as $$
   from public.agent_versions as versions
   join public.deliveries on deliveries.org_id = versions.org_id and deliveries.version_id = versions.id
   where versions.agent_id = rehearsed.agent_id and versions.version = rehearsed.version
-    and deliveries.mode = 'shadow' and deliveries.status = 'done'
+    and deliveries.mode = 'rehearsal' and deliveries.status = 'done'
   order by deliveries.event_id, deliveries.id desc;
 $$;
-comment on function private.rehearsed is 'What a version decided in its latest shadow run about each event.';
+comment on function private.rehearsed is 'What a version decided in its latest rehearsal about each event.';
 grant execute on function private.rehearsed to authenticated, service_role;

@@ -11,6 +11,7 @@ create table public.deliveries (
   replay_id          uuid,
   version_id         uuid,
   status             public.delivery_status not null default 'pending',
+  is_waiting         boolean not null generated always as (status in ('pending', 'failed')) stored,
   attempts           smallint not null default 0,
   run_at             timestamptz not null default now(),
   order_key          uuid,
@@ -35,16 +36,16 @@ comment on column public.deliveries.replay_id is 'The last replay that put it in
 comment on column public.deliveries.version_id is 'The version that shall decide; without one, the published.';
 create unique index deliveries_once on public.deliveries (event_id, subscription_id) where mode = 'live';
 create index deliveries_subscription_idx on public.deliveries (org_id, subscription_id, id desc);
-create index deliveries_due_idx on public.deliveries (subscription_id, run_at) where status in ('pending', 'failed') and mode = 'live';
+create index deliveries_due_idx on public.deliveries (subscription_id, run_at) where is_waiting and mode = 'live';
 create index deliveries_leased_idx on public.deliveries (leased_until) where status = 'running';
 create index deliveries_order_idx on public.deliveries (subscription_id, order_key, id)
   where order_key is not null and status in ('pending', 'failed', 'running');
 create index deliveries_dead_idx on public.deliveries (id) where status = 'dead' and mode = 'live';
-create unique index deliveries_once_per_rehearsal on public.deliveries (replay_id, event_id, subscription_id) where mode = 'shadow';
+create unique index deliveries_once_per_rehearsal on public.deliveries (replay_id, event_id, subscription_id) where mode = 'rehearsal';
 create index deliveries_replay_idx on public.deliveries (org_id, replay_id) where replay_id is not null;
 create index deliveries_version_idx on public.deliveries (org_id, version_id) where version_id is not null;
-create index deliveries_given_up_idx on public.deliveries (org_id, subscription_id, id) where status in ('failed', 'dead');
-create index deliveries_rehearsed_idx on public.deliveries (subscription_id, run_at) where status in ('pending', 'failed') and mode = 'shadow';
+create index deliveries_failed_idx on public.deliveries (org_id, subscription_id, id) where status in ('failed', 'dead');
+create index deliveries_rehearsed_idx on public.deliveries (subscription_id, run_at) where is_waiting and mode = 'rehearsal';
 
 create trigger deliveries_touch before update on public.deliveries
   for each row execute function private.touch_updated_at();

@@ -44,11 +44,11 @@ stable
 set search_path = ''
 as $$
 declare
-  wish public.subscriptions;
+  subscriber public.subscriptions;
 begin
-  select * into wish from public.subscriptions where subscriptions.id = is_echo.subscription_id;
-  if wish.target_kind = 'function' then
-    return is_echo.cause_id is not null and private.has_acted_on_cause(is_echo.cause_id, wish.id);
+  select * into subscriber from public.subscriptions where subscriptions.id = is_echo.subscription_id;
+  if subscriber.target_kind = 'function' then
+    return is_echo.cause_id is not null and private.has_acted_on_cause(is_echo.cause_id, subscriber.id);
   end if;
   return exists (
     with recursive chain (id, type, data, cause_id) as (
@@ -60,8 +60,8 @@ begin
       join public.events on events.id = chain.cause_id
     )
     select from chain
-    where (chain.type = 'delivery.dead' and chain.data ->> 'subscription' = wish.name)
-       or (chain.type in ('alert.opened', 'alert.closed') and chain.data #>> '{details,subscription}' = wish.name));
+    where (chain.type = 'delivery.dead' and chain.data ->> 'subscription' = subscriber.name)
+       or (chain.type in ('alert.opened', 'alert.closed') and chain.data #>> '{details,subscription}' = subscriber.name));
 end;
 $$;
 comment on function private.is_echo is 'Whether an event is of a subscriber''s own making, so that to send it there would not end.';

@@ -1,7 +1,7 @@
--- Kicks: waking a function that has deliveries waiting.
+-- Kicks: a function that has deliveries waiting is called.
 --
--- pg_net may lose one: the sweep finds whatever is due. One kick in a tenth of a second is enough for a target, because
--- whoever is kicked lingers and finds what comes meanwhile.
+-- pg_net may lose a kick: the sweep finds what is due. One kick in a tenth of a second is enough for a target, because
+-- a kicked function lingers and finds what comes meanwhile.
 
 create table private.kicks (
   target     text primary key,
@@ -45,7 +45,7 @@ begin
   return true;
 end;
 $$;
-comment on function private.kick is 'Wake a function that has deliveries waiting; at most every 100 ms, and never an error for the caller.';
+comment on function private.kick is 'Call a function that has deliveries waiting; at most every 100 ms, and never an error for the caller.';
 
 create function private.kick_target(subscription public.subscriptions)
 returns text

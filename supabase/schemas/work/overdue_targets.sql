@@ -1,7 +1,7 @@
--- Overdue: what waits although the database should have woken somebody.
+-- Overdue targets: what waits although the database should have kicked its function.
 --
--- Whoever is told of an event is told by pg_net, and so is whoever the sweep finds. When pg_net sends nothing, or pg_cron
--- runs nothing, a clock outside of the database asks here, and wakes the targets itself.
+-- Both the trigger on events and the sweep kick through pg_net. When pg_net sends nothing, or pg_cron runs nothing, a
+-- clock outside of the database asks here, and kicks the targets itself.
 
 -- security definer: hub_service may touch no table itself.
 create function hub.overdue_targets()

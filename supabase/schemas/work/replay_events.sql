@@ -7,13 +7,13 @@ language sql
 set search_path = ''
 as $$
   -- Null is what nobody said: it never means to do it.
-  select private.replay_my_events(coalesce(filter, '{}'), subscription, coalesce(mode, 'live'), version, coalesce(dry_run, true));
+  select private.replay_events_for_caller(coalesce(filter, '{}'), subscription, coalesce(mode, 'live'), version, coalesce(dry_run, true));
 $$;
-comment on function public.replay_events is 'Deliver again what failed, or (mode shadow) let a version decide about past events without effects. Filter: event_ids, types, statuses, since, until, site, contact_id, replayed_before, limit. At most 5000 at once: while more is true, ask again, with the first answer''s began as replayed_before. A dry run unless told otherwise.';
+comment on function public.replay_events is 'Deliver again what failed, or (mode rehearsal) let a version decide about past events without effects. Filter: event_ids, types, statuses, since, until, site, contact_id, replayed_before, limit. At most 5000 at once: while more is true, ask again, with the first answer''s began as replayed_before. A dry run unless told otherwise.';
 grant execute on function public.replay_events to authenticated, service_role;
 
 -- security definer: who may replay is asked here, by the caller's own permission.
-create function private.replay_my_events(filter jsonb, subscription text, mode text, version integer, dry_run boolean)
+create function private.replay_events_for_caller(filter jsonb, subscription text, mode text, version integer, dry_run boolean)
 returns jsonb
 language plpgsql
 security definer
@@ -28,8 +28,8 @@ declare
   is_known boolean := false;
   more boolean := false;
 begin
-  if mode not in ('live', 'shadow') then
-    perform private.fail(422, 'unknown_mode', 'The mode is live or shadow.');
+  if mode not in ('live', 'rehearsal') then
+    perform private.fail(422, 'unknown_mode', 'The mode is live or rehearsal.');
   end if;
   if mode = 'live' and version is not null then
     perform private.fail(422, 'version_in_live_mode', 'Live deliveries are handled by the published version.');
@@ -53,12 +53,12 @@ begin
     perform private.fail(403, 'not_permitted', 'Your role may not replay events.');
   end if;
   if not is_known then
-    perform private.fail(422, 'unknown_subscription', 'A shadow run needs the name of an agent''s subscription.');
+    perform private.fail(422, 'unknown_subscription', 'A rehearsal needs the name of an agent''s subscription.');
   end if;
   -- Else a name that is mistyped would look like nothing to do.
   if subscription is not null and not exists (
     select from public.subscriptions
-    where subscriptions.org_id = any (organizations) and subscriptions.name = replay_my_events.subscription)
+    where subscriptions.org_id = any (organizations) and subscriptions.name = replay_events_for_caller.subscription)
   then
     perform private.fail(422, 'unknown_subscription', format('You have no subscription %s.', subscription));
   end if;
@@ -71,8 +71,8 @@ begin
     'matched', matched, 'more', more, 'began', now(), 'dry_run', dry_run, 'mode', mode, 'replay_ids', ids);
 end;
 $$;
-comment on function private.replay_my_events is 'Replay within the caller''s organizations.';
-grant execute on function private.replay_my_events to authenticated, service_role;
+comment on function private.replay_events_for_caller is 'Replay within the caller''s organizations.';
+grant execute on function private.replay_events_for_caller to authenticated, service_role;
 
 create function private.replay_deliveries(org_id uuid, filter jsonb, subscription text, dry_run boolean)
 returns jsonb

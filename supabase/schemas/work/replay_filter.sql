@@ -59,10 +59,10 @@ set search_path = ''
 as $$
 begin
   if filter ?| '{statuses,replayed_before}' then
-    perform private.fail(422, 'unknown_filter', 'A shadow run takes events as they came, whatever became of their deliveries.');
+    perform private.fail(422, 'unknown_filter', 'A rehearsal takes events as they came, whatever became of their deliveries.');
   end if;
   return private.read_replay_filter(org_id, filter);
 end;
 $$;
-comment on function private.read_event_filter is 'The filter of a shadow run, or of what compares two.';
+comment on function private.read_event_filter is 'The filter of a rehearsal, or of what compares two.';
 grant execute on function private.read_event_filter to authenticated, service_role;

@@ -2,7 +2,7 @@
 --
 -- A replay is a row and its deliveries point to it, so its progress is a count and a kill changes nothing.
 
-create type public.delivery_mode as enum ('live', 'shadow');
+create type public.delivery_mode as enum ('live', 'rehearsal');
 
 create table public.replays (
   id           uuid primary key default private.uuid_v7(),

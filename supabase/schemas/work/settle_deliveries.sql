@@ -33,7 +33,7 @@ begin
       null;
   end;
 
-  -- One of them cannot be written: it is tried again, then given up, and the others go without it.
+  -- One of them cannot be written: it is tried again and is dead in the end, and the others go without it.
   for settlement in select value from jsonb_array_elements(settlements) order by value ->> 'id' loop
     begin
       results := results || private.settle_together(jsonb_build_array(settlement));
@@ -60,43 +60,70 @@ language plpgsql
 set search_path = ''
 as $$
 declare
-  held private.settling[];
-  given_up record;
+  held constant private.settling[] := private.hold_deliveries(settlements);
   statuses jsonb;
 begin
-  -- The lease's token is the fence: who was late, or was killed and came back, changes nothing.
-  -- Locked in the order of their ids, so that two batches never lock crosswise.
-  select array_agg(locked.settling) into held
-  from (
-    select row(
-      deliveries.id, deliveries.org_id, deliveries.subscription_id, deliveries.attempts, subscriptions.max_attempts,
-      subscriptions.retry_base, deliveries.claimed_at,
-      said.outcome, left(said.error, 2000), said.duration_ms, said.retry_after_seconds,
-      case when deliveries.mode = 'shadow' and said.effects is not null
-        then coalesce(said.result, '{}') || jsonb_build_object('effects', said.effects) else said.result end,
-      case
-        when said.outcome <> 'done' or deliveries.mode <> 'live' or deliveries.effects_applied_at is not null then null
-        when agents.autonomy <> 'auto' then private.proposed(said.effects)
-        else said.effects end,
-      events.id, events.occurred_at, events.site_id, events.contact_id, events.subject_type, events.subject_id, events.trace_id,
-      agents.id, agents.name, versions.id
-    )::private.settling as settling
-    from jsonb_to_recordset(settlements) as said (
-      id uuid, lease_token uuid, outcome text, error text, duration_ms integer, retry_after_seconds numeric, result jsonb, effects jsonb)
-    join public.deliveries
-      on deliveries.id = said.id and deliveries.lease_token = said.lease_token and deliveries.status = 'running'
-    join public.subscriptions on subscriptions.id = deliveries.subscription_id
-    join public.events on events.id = deliveries.event_id
-    left join public.agents on agents.id = subscriptions.agent_id
-    left join public.agent_versions as versions on versions.agent_id = agents.id and versions.status = 'published'
-    order by deliveries.id
-    for update of deliveries
-  ) as locked;
-
   if exists (select from unnest(held) where effects is not null and effects <> '{}') then
     perform private.apply_effects(held);
   end if;
+  statuses := private.write_outcomes(held);
+  perform private.mark_dead(ended.id, coalesce(ended.error, 'no reason given'))
+  from unnest(held) as ended
+  where statuses ->> ended.id::text = 'dead';
+  return (
+    select coalesce(jsonb_agg(jsonb_build_object('id', said ->> 'id', 'status', coalesce(statuses ->> (said ->> 'id'), 'lost'))), '[]')
+    from jsonb_array_elements(settlements) as said);
+end;
+$$;
+comment on function private.settle_together is 'Write down how deliveries ended, with their effects: those whose lease is still ours.';
 
+-- The lease's token is the fence: who was late, or was killed and came back, changes nothing.
+-- Locked in the order of their ids, so that two batches never lock crosswise.
+create function private.hold_deliveries(settlements jsonb)
+returns private.settling[]
+language plpgsql
+set search_path = ''
+as $$
+begin
+  return (
+    select array_agg(locked.settling)
+    from (
+      select row(
+        deliveries.id, deliveries.org_id, deliveries.subscription_id, deliveries.attempts, subscriptions.max_attempts,
+        subscriptions.retry_base, deliveries.claimed_at,
+        said.outcome, left(said.error, 2000), said.duration_ms, said.retry_after_seconds,
+        case when deliveries.mode = 'rehearsal' and said.effects is not null
+          then coalesce(said.result, '{}') || jsonb_build_object('effects', said.effects) else said.result end,
+        case
+          when said.outcome <> 'done' or deliveries.mode <> 'live' or deliveries.effects_applied_at is not null then null
+          when agents.autonomy <> 'auto' then private.proposed(said.effects)
+          else said.effects end,
+        events.id, events.occurred_at, events.site_id, events.contact_id, events.subject_type, events.subject_id, events.trace_id,
+        agents.id, agents.name, versions.id
+      )::private.settling as settling
+      from jsonb_to_recordset(settlements) as said (
+        id uuid, lease_token uuid, outcome text, error text, duration_ms integer, retry_after_seconds numeric, result jsonb, effects jsonb)
+      join public.deliveries
+        on deliveries.id = said.id and deliveries.lease_token = said.lease_token and deliveries.status = 'running'
+      join public.subscriptions on subscriptions.id = deliveries.subscription_id
+      join public.events on events.id = deliveries.event_id
+      left join public.agents on agents.id = subscriptions.agent_id
+      left join public.agent_versions as versions on versions.agent_id = agents.id and versions.status = 'published'
+      order by deliveries.id
+      for update of deliveries
+    ) as locked);
+end;
+$$;
+comment on function private.hold_deliveries is 'Lock the deliveries of settlements whose lease is still held, with what SQL knows of them.';
+
+create function private.write_outcomes(held private.settling[])
+returns jsonb
+language plpgsql
+set search_path = ''
+as $$
+declare
+  statuses jsonb;
+begin
   insert into public.delivery_attempts (org_id, delivery_id, attempt, outcome, error, duration_ms, started_at)
   select org_id, id, attempts, outcome, error, duration_ms, claimed_at
   from unnest(held)
@@ -126,17 +153,10 @@ begin
     returning deliveries.id, deliveries.status
   )
   select jsonb_object_agg(written.id, written.status) into statuses from written;
-
-  for given_up in select id, error from unnest(held) where statuses ->> id::text = 'dead' loop
-    perform private.bury_delivery(given_up.id, coalesce(given_up.error, 'no reason given'));
-  end loop;
-
-  return (
-    select coalesce(jsonb_agg(jsonb_build_object('id', said ->> 'id', 'status', coalesce(statuses ->> (said ->> 'id'), 'lost'))), '[]')
-    from jsonb_array_elements(settlements) as said);
+  return statuses;
 end;
 $$;
-comment on function private.settle_together is 'Write down how deliveries ended, with their effects: those whose lease is still ours.';
+comment on function private.write_outcomes is 'Write each attempt and what its delivery is now; answers the statuses by delivery.';
 
 create function private.proposed(effects jsonb)
 returns jsonb

@@ -1,4 +1,4 @@
--- Subscriptions: a standing wish to bring events of some types to a function or a URL.
+-- Subscriptions: events of some types are brought to a function or a URL.
 
 create type public.target_kind as enum ('function', 'webhook');
 
@@ -25,7 +25,7 @@ create table public.subscriptions (
   constraint subscriptions_max_attempts_range check (max_attempts between 1 and 50),
   constraint subscriptions_retry_base_range check (retry_base between interval '0' and interval '1 hour')
 );
-comment on table public.subscriptions is 'A standing wish: bring events of these types to this function or URL.';
+comment on table public.subscriptions is 'Events of these types are brought to this function or URL.';
 comment on column public.subscriptions.event_types is 'Names, or patterns such as form.*';
 comment on column public.subscriptions.ordered is 'One delivery at a time and in order for each contact.';
 create index subscriptions_agent_idx on public.subscriptions (org_id, agent_id);

@@ -1,4 +1,4 @@
--- The sweep: take back what lost its lease and wake whoever has something due.
+-- The sweep: take back the deliveries whose lease ran out, and kick every target with due work.
 
 create function private.sweep_deliveries()
 returns jsonb
@@ -24,7 +24,7 @@ begin
       insert into public.delivery_attempts (org_id, delivery_id, attempt, outcome, error, started_at)
       values (expired.org_id, expired.id, expired.attempts, 'lapsed', 'the lease ran out', expired.claimed_at);
       if expired.attempts >= expired.max_attempts then
-        perform private.bury_delivery(expired.id, 'the lease ran out ' || expired.attempts || ' times');
+        perform private.mark_dead(expired.id, 'the lease ran out ' || expired.attempts || ' times');
       else
         update public.deliveries
         set status = 'failed', lease_token = null, leased_until = null, last_error = 'the lease ran out',
@@ -41,7 +41,7 @@ begin
   return jsonb_build_object('lapsed', lapsed, 'kicked', kicked);
 end;
 $$;
-comment on function private.sweep_deliveries is 'Take back what lost its lease and wake whoever has something due; cron calls it.';
+comment on function private.sweep_deliveries is 'Take back the deliveries whose lease ran out and kick every target with due work; cron calls it.';
 
 create function private.due_targets(for_at_least interval default '0')
 returns setof text
@@ -49,15 +49,13 @@ language sql
 stable
 set search_path = ''
 as $$
-  select distinct willing.target
+  select due_work.target from private.due_work where due_work.due_since <= now() - for_at_least
+  union
+  select willing.target
   from private.willing_subscriptions as willing
   where exists (
-      select from public.deliveries
-      where deliveries.subscription_id = willing.id and deliveries.status in ('pending', 'failed')
-        and deliveries.mode = 'live' and deliveries.run_at <= now() - for_at_least)
-    or exists (
-      select from public.deliveries
-      where deliveries.subscription_id = willing.id and deliveries.status in ('pending', 'failed')
-        and deliveries.mode = 'shadow' and deliveries.run_at <= now() - for_at_least);
+    select from public.deliveries
+    where deliveries.subscription_id = willing.id and deliveries.is_waiting and deliveries.mode = 'rehearsal'
+      and deliveries.run_at <= now() - for_at_least);
 $$;
-comment on function private.due_targets is 'Whoever has deliveries that have been due so long.';
+comment on function private.due_targets is 'The targets with deliveries that have been due so long.';

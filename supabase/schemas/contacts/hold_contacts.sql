@@ -2,7 +2,7 @@
 --
 -- A merge never waits for a row while it holds another: it takes all it needs at once or lets go and tries again.
 
-create function private.hold_people(contacts uuid[])
+create function private.hold_contacts(contacts uuid[])
 returns void
 language plpgsql
 set search_path = ''
@@ -12,7 +12,7 @@ declare
 begin
   loop
     begin
-      perform private.take_people(contacts);
+      perform private.take_contacts(contacts);
       return;
     exception when lock_not_available or deadlock_detected then
       -- What was taken is let go with the block: whoever is ahead finishes, then we come again.
@@ -24,20 +24,20 @@ begin
   end loop;
 end;
 $$;
-comment on function private.hold_people is 'Lock some people whole until the end of the transaction.';
+comment on function private.hold_contacts is 'Lock some people whole until the end of the transaction.';
 
-create function private.take_people(contacts uuid[])
+create function private.take_contacts(contacts uuid[])
 returns void
 language plpgsql
 set search_path = ''
 as $$
 declare
-  org uuid := (select contacts.org_id from public.contacts where contacts.id = any (take_people.contacts) limit 1);
+  org uuid := (select contacts.org_id from public.contacts where contacts.id = any (take_contacts.contacts) limit 1);
   people uuid[];
   family uuid[];
   keys text[];
 begin
-  select array_agg(distinct private.visible_contact(id)) into people from unnest(take_people.contacts) as id;
+  select array_agg(distinct private.visible_contact(id)) into people from unnest(take_contacts.contacts) as id;
   family := array(select unnest(private.contact_family(person)) from unnest(people) as person order by 1);
   keys := array(
     select identifiers.match_key from public.contact_identifiers as identifiers
@@ -59,4 +59,4 @@ begin
   end if;
 end;
 $$;
-comment on function private.take_people is 'Lock some people whole (identifiers, contacts, leads), or fail at once.';
+comment on function private.take_contacts is 'Lock some people whole (identifiers, contacts, leads), or fail at once.';

@@ -1,63 +1,96 @@
--- The steps of an explanation: what led to an event, an alert, a delivery, an action.
+-- The steps between a row and the event that led to it.
 
-create function private.steps_to_event(event_id uuid, out steps private.step[], out origin jsonb)
+create function private.steps_to_subject(id uuid, out subject text, out steps private.step[], out event_id uuid)
 language plpgsql
 stable
 set search_path = ''
 as $$
 declare
-  event public.events;
+  alert public.alerts;
+  lead public.leads;
   action public.agent_actions;
   delivery public.deliveries;
-  alert public.alerts;
-  before record;
-  seen uuid[] := '{}';
-  next_id uuid := steps_to_event.event_id;
 begin
-  steps := '{}';
-  -- A circle, which nothing makes, must not hang whoever asks.
-  while not next_id = any (seen) loop
-    seen := seen || next_id;
-    select * into event from public.events where events.id = next_id;
-    if not found then
-      origin := jsonb_build_object('kind', 'unknown', 'says', 'What came before is archived, or not yours to see.');
-      return;
-    end if;
-    steps := array[row('event', event.id, event.occurred_at, private.event_in_words(event), to_jsonb(event))::private.step] || steps;
-    if event.source = 'hub' and event.subject_type = 'alert' then
-      select * into alert from public.alerts where alerts.id = event.subject_id;
-      if found then
-        select told.steps, told.event_id into before from private.steps_to_alert(alert) as told;
-        steps := before.steps || steps;
-        if before.event_id is null then
-          origin := private.own_watch();
-          return;
-        end if;
-        next_id := before.event_id;
-        continue;
-      end if;
-    end if;
-    if event.cause_id is null then
-      origin := private.origin_in_words(event);
-      return;
-    end if;
-    -- Between a cause and what came of it stands who decided so.
-    select * into action from public.agent_actions
-    where agent_actions.event_id = event.cause_id and agent_actions.agent = event.source and agent_actions.outcome <> 'failed';
-    if found then
-      steps := private.action_step(action) || steps;
-      select * into delivery from public.deliveries where deliveries.id = action.delivery_id;
-      if found then
-        steps := private.delivery_steps(delivery) || steps;
-      end if;
-    end if;
-    next_id := event.cause_id;
-  end loop;
-  origin := jsonb_build_object('kind', 'unknown', 'says', 'It is said to have come of itself.');
+  select events.id into event_id from public.events where events.id = steps_to_subject.id;
+  if found then
+    subject := 'event';
+    return;
+  end if;
+  select * into alert from public.alerts where alerts.id = steps_to_subject.id;
+  if found then
+    subject := 'alert';
+    select told.steps, told.event_id into steps, event_id from private.steps_to_alert(alert) as told;
+    return;
+  end if;
+  select * into lead from public.leads where leads.id = steps_to_subject.id;
+  if found then
+    subject := 'lead';
+    select told.steps, told.event_id into steps, event_id from private.steps_to_lead(lead) as told;
+    return;
+  end if;
+  select * into action from public.agent_actions where agent_actions.id = steps_to_subject.id;
+  if found then
+    subject := 'action';
+    steps := private.steps_to_action(action);
+    event_id := action.event_id;
+    return;
+  end if;
+  select * into delivery from public.deliveries where deliveries.id = steps_to_subject.id;
+  if found then
+    subject := 'delivery';
+    steps := private.delivery_steps(delivery);
+    event_id := delivery.event_id;
+  end if;
 end;
 $$;
-comment on function private.steps_to_event is 'What led to an event, from where it began to the event itself.';
-grant execute on function private.steps_to_event to authenticated, service_role;
+comment on function private.steps_to_subject is 'What a row is, and what stands between it and the event that led to it.';
+grant execute on function private.steps_to_subject to authenticated, service_role;
+
+create function private.steps_to_lead(lead public.leads, out steps private.step[], out event_id uuid)
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+  action public.agent_actions;
+begin
+  steps := array[row(
+    'lead', lead.id, coalesce(lead.last_action_at, lead.created_at),
+    case when lead.score is null then 'The lead has no score yet.'
+      else format('The lead''s score is %s (%s): %s.', lead.score, lead.band, array_to_string(lead.reasons, ', ')) end,
+    to_jsonb(lead))::private.step];
+  select * into action from public.agent_actions
+  where agent_actions.org_id = lead.org_id and agent_actions.lead_id = lead.id and agent_actions.event_id = lead.scored_by
+    and agent_actions.outcome <> 'failed'
+  order by agent_actions.id desc limit 1;
+  if found then
+    steps := private.steps_to_action(action) || steps;
+  end if;
+  event_id := coalesce(lead.scored_by, (
+    select events.id from public.events
+    where events.org_id = lead.org_id and events.contact_id = any (private.contact_family(lead.contact_id))
+      and events.subject_id = lead.id
+    order by events.id limit 1));
+end;
+$$;
+comment on function private.steps_to_lead is 'A lead''s score, and who gave it.';
+grant execute on function private.steps_to_lead to authenticated, service_role;
+
+create function private.steps_to_action(action public.agent_actions)
+returns private.step[]
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+  delivery public.deliveries;
+begin
+  select * into delivery from public.deliveries where deliveries.id = action.delivery_id;
+  return case when found then private.delivery_steps(delivery) end || private.action_step(action);
+end;
+$$;
+comment on function private.steps_to_action is 'An agent''s decision, after the delivery in which it was made.';
+grant execute on function private.steps_to_action to authenticated, service_role;
 
 create function private.steps_to_alert(alert public.alerts, out steps private.step[], out event_id uuid)
 language plpgsql
@@ -97,20 +130,20 @@ stable
 set search_path = ''
 as $$
 declare
-  is_rehearsal constant boolean := delivery.mode = 'shadow';
-  wish text;
+  is_rehearsal constant boolean := delivery.mode = 'rehearsal';
+  subscription text;
   rehearsed integer;
   replay public.replays;
   steps private.step[];
 begin
-  select subscriptions.name into wish from public.subscriptions where subscriptions.id = delivery.subscription_id;
+  select subscriptions.name into subscription from public.subscriptions where subscriptions.id = delivery.subscription_id;
   select agent_versions.version into rehearsed from public.agent_versions where agent_versions.id = delivery.version_id;
   steps := array[row(
     'delivery', delivery.id, delivery.created_at,
-    format('It was brought to %s%s: %s%s.%s', wish,
+    format('It was brought to %s%s: %s%s.%s', subscription,
       case when is_rehearsal then ' as a rehearsal, without effects' else '' end,
       case delivery.status
-        when 'done' then 'done' when 'skipped' then 'there was nothing to do' when 'dead' then 'given up'
+        when 'done' then 'done' when 'skipped' then 'there was nothing to do' when 'dead' then 'dead'
         when 'failed' then 'it failed and will be tried again' when 'running' then 'it is being handled' else 'it waits' end,
       case when delivery.attempts > 1 then format(', %s attempts', delivery.attempts) else '' end
       || coalesce(', ' || rtrim(delivery.last_error, '.'), ''),

@@ -1,0 +1,37 @@
+-- Which ways in a site has, and which of them is weak: what people and the status see of secrets.
+
+create view private.site_secret_kinds as
+  select sites.org_id, site_secrets.id, sites.id as site_id, sites.slug, site_secrets.kind, site_secrets.kind = 'static' as is_weak,
+         site_secrets.valid_from, site_secrets.valid_to
+  from private.site_secrets
+  join public.sites on sites.id = site_secrets.site_id
+  where coalesce(site_secrets.valid_to, 'infinity') > now();
+comment on view private.site_secret_kinds is 'The ways in that sites have now; is_weak: whoever sees one request can send others.';
+
+create function public.site_secret_kinds()
+returns setof private.site_secret_kinds
+language sql
+stable
+set search_path = ''
+as $$
+  select * from private.site_secret_kinds_for_caller();
+$$;
+comment on function public.site_secret_kinds is 'The ways in that the caller''s sites have now, without the secrets; is_weak: whoever sees one request can send others.';
+grant execute on function public.site_secret_kinds to authenticated, service_role;
+
+-- security definer: nobody reads secrets, members only that there are some.
+create function private.site_secret_kinds_for_caller()
+returns setof private.site_secret_kinds
+language plpgsql
+stable
+security definer
+set search_path = ''
+as $$
+begin
+  return query
+  select * from private.site_secret_kinds
+  where (select auth.role()) = 'service_role' or site_secret_kinds.org_id in (select private.my_orgs('sites.read'));
+end;
+$$;
+comment on function private.site_secret_kinds_for_caller is 'The ways in of the sites in the caller''s organizations.';
+grant execute on function private.site_secret_kinds_for_caller to authenticated, service_role;
