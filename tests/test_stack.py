@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
@@ -18,7 +18,7 @@ from emulator.postgres import Postgres, PostgresUnavailable, free_port, remove, 
 from emulator.process import Child
 from emulator.scratch import Database, Server, running_postgres
 from emulator.state import State
-from hubs import ROOT, Hub, running_hub, start_hub, web
+from hubs import ROOT, Hub, new_state, running_hub, start_hub, web
 
 NAMES = """
   SUPABASE_URL SUPABASE_PUBLISHABLE_KEY SUPABASE_SECRET_KEY DATABASE_URL ADMIN_DATABASE_URL HUB_INVOKE_SECRET TRUSTED_PROXIES
@@ -76,6 +76,14 @@ def folder() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="state-") as folder:
         Path(folder).chmod(0o755)
         yield Path(folder)
+
+
+@pytest.fixture
+def own_state(prepared_state: Path) -> Iterator[Path]:
+    """The state of a hub that has run before and does not run now."""
+    with new_state() as state:
+        subprocess.run(["cp", "-a", prepared_state, state], check=True)
+        yield state
 
 
 # What it leaves for scripts and people ---------------------------------------------------------------------------
@@ -251,6 +259,41 @@ def test_asked_to_stop_it_leaves_nothing_behind(own_hub: Hub, sign: signal.Signa
     assert not (own_hub.state / "hub.env").exists()
     log = (own_hub.state / "logs" / "postgres.log").read_text()
     assert log.splitlines()[-1].endswith("database system is shut down")
+
+
+# Logs that cannot be written ------------------------------------------------------------------------------------------
+
+
+def full_disk(log: Path) -> Callable[[], None]:
+    log.symlink_to("/dev/full")
+    return lambda: None
+
+
+def closed_pipe(log: Path) -> Callable[[], None]:
+    os.mkfifo(log)
+    reader = os.open(log, os.O_RDONLY | os.O_NONBLOCK)
+    return lambda: os.close(reader)
+
+
+@pytest.mark.parametrize("trouble", [full_disk, closed_pipe])
+def test_a_log_that_cannot_be_written_costs_lines_and_no_answer(
+    own_state: Path, trouble: Callable[[Path], Callable[[], None]]
+) -> None:
+    for name in ("gateway.log", "workers.log"):
+        (own_state / "logs" / name).unlink()
+    end = trouble(own_state / "logs" / "gateway.log")
+    (own_state / "logs" / "workers.log").symlink_to("/dev/full")
+    hub = start_hub(own_state)
+    end()
+
+    try:
+        assert hub.submit("prime", {"email": "ada@example.com", "message": "Power is out"})["duplicate"] is False
+        assert hub.rows("select count(*) from public.events where type = 'form.submitted'") == [(1,)]
+        assert web.get(f"{hub.url}/functions/v1/ready").status_code == 200
+        assert web.get(f"{hub.url}/functions/v1/nothing").status_code == 404
+        assert hub.until(lambda: hub.rows("select from public.deliveries where status <> 'done'") == [])
+    finally:
+        hub.stop()
 
 
 # Refusals: a sentence, never a traceback -------------------------------------------------------------------------------
