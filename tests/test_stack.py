@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -16,9 +17,10 @@ import psycopg
 import pytest
 from emulator.postgres import Postgres, PostgresUnavailable, free_port, remove, unprivileged_account
 from emulator.process import Child
-from emulator.scratch import Database, Server, running_postgres
+from emulator.scratch import Database, Server, new_state, running_postgres
+from emulator.stack import Watchdog
 from emulator.state import State
-from hubs import ROOT, Hub, new_state, running_hub, start_hub, web
+from hubs import ROOT, Hub, running_hub, start_hub, web
 
 NAMES = """
   SUPABASE_URL SUPABASE_PUBLISHABLE_KEY SUPABASE_SECRET_KEY DATABASE_URL ADMIN_DATABASE_URL HUB_INVOKE_SECRET TRUSTED_PROXIES
@@ -193,6 +195,24 @@ def test_a_gateway_that_hangs_is_replaced(battered: Hub) -> None:
 
     assert battered.until(lambda: not is_running(hanging), 20)
     assert web.get(f"{battered.url}/health", timeout=20).status_code == 200
+
+
+def test_a_gateway_is_silent_from_the_first_question_that_it_leaves_open() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as gateway:
+        watchdog = Watchdog(gateway.getsockname()[1])
+        time.sleep(1.1)  # a long start, in which it asks nothing
+
+        at_first = watchdog.silence()
+        question, _ = gateway.accept()
+        time.sleep(0.1)
+        left_open = watchdog.silence()
+        question.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+        answered = watchdog.silence()
+        question.close()
+
+    assert at_first < 1
+    assert left_open >= 0.1
+    assert answered == 0
 
 
 def test_killed_workers_go_on_with_what_is_queued(battered: Hub) -> None:

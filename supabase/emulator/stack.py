@@ -7,6 +7,7 @@ being refused.
 
 import contextlib
 import http.client
+import math
 import os
 import select
 import shlex
@@ -253,19 +254,22 @@ class Watchdog:
     def __init__(self, port: int) -> None:
         self._address = ("127.0.0.1", port)
         self._question: socket.socket | None = None
-        self._asked = self._heard = time.monotonic()
+        self._asked = -math.inf
+        self._unanswered_since: float | None = None
 
     def silence(self) -> float:
-        """Seconds since the gateway last answered."""
+        """Seconds since the first question that the gateway has left open; none when it answered the last one."""
         if self._question is None:
             if time.monotonic() - self._asked > 1:
                 self._ask()
         else:
             self._listen(self._question)
-        return time.monotonic() - self._heard
+        return 0 if self._unanswered_since is None else time.monotonic() - self._unanswered_since
 
     def _ask(self) -> None:
         self._asked = time.monotonic()
+        if self._unanswered_since is None:
+            self._unanswered_since = self._asked
         with contextlib.suppress(OSError):
             self._question = socket.create_connection(self._address, timeout=0.2)
             self._question.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
@@ -281,7 +285,7 @@ class Watchdog:
         except OSError:
             answer = b""
         if b" 200 " in answer:
-            self._heard = time.monotonic()
+            self._unanswered_since = None
         question.close()
         self._question = None
 
