@@ -3,6 +3,7 @@
 import fcntl
 import os
 import subprocess
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -45,6 +46,21 @@ def prepared_state(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 if not has_begun:
                     subprocess.run(["cp", "-a", fresh, state], check=True)
     return state
+
+
+@pytest.fixture
+def own_state(prepared_state: Path) -> Iterator[Path]:
+    """The state of a hub that has run before and does not run now."""
+    with new_state() as state:
+        subprocess.run(["cp", "-a", prepared_state, state], check=True)
+        yield state
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="state-") as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
 
 
 @pytest.fixture

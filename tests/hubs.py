@@ -196,6 +196,17 @@ def start_hub(state: Path, port: int = 0, root: Path = ROOT, **environment: str)
     return Hub(state, env, process)
 
 
+def command(*arguments: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "emulator", *arguments],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": f"{ROOT / 'supabase'}:{ROOT}"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
 @contextlib.contextmanager
 def running_hub(prepared: Path | None = None, root: Path = ROOT, **environment: str) -> Iterator[Hub]:
     """A hub on a state of its own: a new one, or a copy of one that was prepared; of the code in `root`."""

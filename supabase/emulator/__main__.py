@@ -8,7 +8,7 @@ from emulator import process
 from emulator.migrations import MigrationRefused
 from emulator.postgres import PostgresUnavailable, remove
 from emulator.stack import Stack, StackFailed, listen, say
-from emulator.state import State, StateInUse
+from emulator.state import State, StateInUse, StateUnusable
 
 
 def main() -> None:
@@ -17,15 +17,17 @@ def main() -> None:
         process.die_with(arguments.parent)
     state = State(arguments.state.resolve())
     try:
-        state.lock()
         if arguments.reset:
+            state.lock()
             _reset(state)
         else:
+            state.check()
+            state.lock()
             state.open()
             Stack(state, listen(arguments.port)).run()
     except StateInUse:
         sys.exit(f"A hub already runs on {state.folder}. Stop it, or choose another folder: make run STATE=…")
-    except (StackFailed, PostgresUnavailable, MigrationRefused) as error:
+    except (StackFailed, StateUnusable, PostgresUnavailable, MigrationRefused) as error:
         sys.exit(str(error))
     except KeyboardInterrupt:
         sys.exit(130)

@@ -10,17 +10,24 @@ import json
 import os
 import secrets
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Self
+from typing import Self, get_origin
 
 SITES = ("prime", "akf", "cleanjet")
 PEOPLE = ("admin", "operator", "closer", "viewer")
 DATABASE_ROLES = ("supabase_admin", "postgres", "authenticator", "supabase_auth_admin", "hub_service")
 
+BACK = "Put the right one back from a backup; `make reset` begins anew, without the data."
+ANOTHER = "Remove it, and the next start makes another."
+
 
 class StateInUse(Exception):
     """Another hub runs on this state folder."""
+
+
+class StateUnusable(Exception):
+    """No hub can run on this folder as it is; the message says why in words for a person."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +43,18 @@ class Keys:
 
     @classmethod
     def load(cls, state_dir: Path) -> Self:
-        return cls(**json.loads((state_dir / "keys.json").read_text()))
+        file = state_dir / "keys.json"
+        mend = BACK if os.path.lexists(state_dir / "postgres") else ANOTHER
+        try:
+            stored = json.loads(file.read_text())
+        except ValueError as error:
+            raise StateUnusable(f"{file} cannot be read ({error}). {mend}") from error
+        expected = {field.name: get_origin(field.type) or field.type for field in fields(cls)}
+        found = {name: type(value) for name, value in stored.items()} if isinstance(stored, dict) else {}
+        if wrong := sorted(name for name, _ in found.items() ^ expected.items()):
+            names = ", ".join(dict.fromkeys(wrong))
+            raise StateUnusable(f"{file} does not hold a hub's keys ({names}). {mend}")
+        return cls(**stored)
 
     @classmethod
     def create(cls) -> Self:
@@ -97,34 +115,55 @@ class State:
 
     def open(self) -> None:
         """Make what is missing: the folder and, once, the keys."""
+        self.check()
         self.logs.mkdir(parents=True, exist_ok=True)
         if not (self.folder / "keys.json").exists():
             write_private(self.folder / "keys.json", json.dumps(asdict(Keys.create()), indent=2))
 
+    def check(self) -> None:
+        """Refuse a folder that no hub can run on, before anything is written there."""
+        if self.folder.exists() and not self.folder.is_dir():
+            raise StateUnusable(f"{self.folder} is a file; STATE names a folder.")
+        file = self.folder / "keys.json"
+        if os.path.lexists(file):
+            vault_key = self.folder / "postgres" / "vault.key"
+            if vault_key.exists() and vault_key.read_text() not in ("", self.keys.vault_key):
+                raise StateUnusable(f"{file} is not the one that the database here was made with. {BACK}")
+        elif os.path.lexists(self.folder / "postgres"):
+            # New keys would open neither the database nor what vault keeps in it.
+            raise StateUnusable(f"{file} is missing, and the database here was made with it. {BACK}")
+
     def lock(self) -> None:
         """Hold the folder until this process ends; the kernel lets go of it however that happens."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-        # A hub that was killed a moment ago may still be going down.
+        # A hub that was killed a moment ago may still be going down, and a reset removes the file.
         for _ in range(20):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            handle = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return
             except BlockingIOError:
+                os.close(handle)
                 time.sleep(0.05)
-        os.close(handle)
         raise StateInUse
+
+
 
 
 def write_private(path: Path, text: str) -> None:
     """Write a file that only its owner can read, whole or not at all."""
     unfinished = path.with_name(path.name + ".new")
     unfinished.unlink(missing_ok=True)
-    with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(path)
+    try:
+        with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    except OSError as error:
+        unfinished.unlink(missing_ok=True)
+        error.filename = str(path)
+        raise
 
 
 def _signing_key() -> dict[str, str]:
