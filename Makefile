@@ -48,7 +48,7 @@ bundle: .venv/.requirements.lock ## Put what each function needs into dist/<func
 deploy: bundle ## Migrate the project's database and deploy every function; DRY_RUN=1 prints the commands
 	@$(PYTHON) -m deploy.plan $(if $(DRY_RUN),--dry-run)
 
-reset: .venv/.requirements.lock ## Remove STATE: its data, keys and logs
+reset: .venv/.requirements.lock ## Remove the hub in STATE: its data, keys and logs
 	@$(PYTHON) -m emulator --state "$(STATE)" --reset
 
 .venv/%: %

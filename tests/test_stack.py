@@ -7,7 +7,6 @@ import socket
 import stat
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,7 +19,7 @@ from emulator.process import Child
 from emulator.scratch import Database, Server, new_state, running_postgres
 from emulator.stack import Watchdog
 from emulator.state import State
-from hubs import ROOT, Hub, running_hub, start_hub, web
+from hubs import ROOT, Hub, command, running_hub, start_hub, web
 
 NAMES = """
   SUPABASE_URL SUPABASE_PUBLISHABLE_KEY SUPABASE_SECRET_KEY DATABASE_URL ADMIN_DATABASE_URL HUB_INVOKE_SECRET TRUSTED_PROXIES
@@ -60,32 +59,6 @@ def is_running(pid: int) -> bool:
         return (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
-
-
-def command(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "emulator", *arguments],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": f"{ROOT / 'supabase'}:{ROOT}"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="state-") as folder:
-        Path(folder).chmod(0o755)
-        yield Path(folder)
-
-
-@pytest.fixture
-def own_state(prepared_state: Path) -> Iterator[Path]:
-    """The state of a hub that has run before and does not run now."""
-    with new_state() as state:
-        subprocess.run(["cp", "-a", prepared_state, state], check=True)
-        yield state
 
 
 # What it leaves for scripts and people ---------------------------------------------------------------------------
@@ -307,7 +280,7 @@ def test_a_log_that_cannot_be_written_costs_lines_and_no_answer(
     end()
 
     try:
-        assert hub.submit("prime", {"email": "ada@example.com", "message": "Power is out"})["duplicate"] is False
+        assert hub.submit("prime", {"email": "ada@example.com"})["duplicate"] is False
         assert hub.rows("select count(*) from public.events where type = 'form.submitted'") == [(1,)]
         assert web.get(f"{hub.url}/functions/v1/ready").status_code == 200
         assert web.get(f"{hub.url}/functions/v1/nothing").status_code == 404
@@ -412,16 +385,3 @@ def test_root_runs_postgres_where_its_account_cannot_look(folder: Path) -> None:
     assert (state.folder / "postgres").is_symlink()
     assert (kept, after_removal) == ((True,), (False,))
     remove((state.folder / "postgres").resolve())
-
-
-def test_reset_removes_the_state_and_its_data(folder: Path) -> None:
-    state = State(folder / "state")
-    state.open()
-    with running_postgres(Postgres(state, free_port(0))) as postgres:
-        data = postgres.data.resolve()
-
-    done = command("--state", state.folder, "--reset")
-
-    assert done.stdout == f"Removed {state.folder}.\n"
-    assert not data.exists()
-    assert not state.folder.exists()

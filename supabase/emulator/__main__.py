@@ -6,7 +6,8 @@ from pathlib import Path
 
 from emulator import process
 from emulator.migrations import MigrationRefused
-from emulator.postgres import PostgresUnavailable, remove
+from emulator.postgres import PostgresUnavailable
+from emulator.reset import NotAHub, reset
 from emulator.stack import Stack, StackFailed, listen, say
 from emulator.state import State, StateInUse, StateUnusable
 
@@ -15,16 +16,19 @@ def main() -> None:
     arguments = _arguments()
     if arguments.parent:
         process.die_with(arguments.parent)
-    state = State(arguments.state.resolve())
+    if not arguments.state:
+        sys.exit("STATE is empty; name a folder.")
+    state = State(Path(arguments.state).resolve())
     try:
         if arguments.reset:
-            state.lock()
-            _reset(state)
+            say(reset(state))
         else:
             state.check()
             state.lock()
             state.open()
             Stack(state, listen(arguments.port)).run()
+    except NotAHub:
+        sys.exit(f"There is no hub in {state.folder}; nothing was removed.")
     except StateInUse:
         sys.exit(f"A hub already runs on {state.folder}. Stop it, or choose another folder: make run STATE=…")
     except (StackFailed, StateUnusable, PostgresUnavailable, MigrationRefused) as error:
@@ -36,20 +40,10 @@ def main() -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m emulator", description="Run a hub on this machine.")
     parser.add_argument("--port", type=int, default=54321, help="0 takes any free port")
-    parser.add_argument(
-        "--state", type=Path, default=Path(".state"), help="where its data, keys and logs lie"
-    )
-    parser.add_argument("--reset", action="store_true", help="remove the state instead")
+    parser.add_argument("--state", default=".state", help="where its data, keys and logs lie")
+    parser.add_argument("--reset", action="store_true", help="remove the hub in STATE instead")
     parser.add_argument("--parent", type=int, help="end when this process, the parent, ends")
     return parser.parse_args()
-
-
-def _reset(state: State) -> None:
-    data = state.folder / "postgres"
-    if data.is_symlink():
-        remove(data.resolve())
-    remove(state.folder)
-    say(f"Removed {state.folder}.")
 
 
 if __name__ == "__main__":

@@ -205,8 +205,7 @@ class Postgres:
             return link.resolve()
         if link.exists() or self.account is None or self.account.can_reach(self.state.folder):
             return link
-        name = hashlib.sha256(str(link).encode()).hexdigest()[:16]
-        return ELSEWHERE / f"mission-control-data-{name}"
+        return data_apart(self.state.folder)
 
     def _create(self) -> None:
         unfinished = self.data.with_name(self.data.name + ".new")
@@ -283,6 +282,12 @@ class Postgres:
 
     def _environment(self) -> dict[str, str]:
         return {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "TZ": "UTC"}
+
+
+def data_apart(state_folder: Path) -> Path:
+    """The data's place where Postgres's account cannot reach the state folder."""
+    name = hashlib.sha256(str(state_folder / "postgres").encode()).hexdigest()[:16]
+    return ELSEWHERE / f"mission-control-data-{name}"
 
 
 UNSAFE_SETTINGS = """

@@ -148,8 +148,6 @@ class State:
         raise StateInUse
 
 
-
-
 def write_private(path: Path, text: str) -> None:
     """Write a file that only its owner can read, whole or not at all."""
     unfinished = path.with_name(path.name + ".new")
