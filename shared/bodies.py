@@ -2,8 +2,10 @@
 
 import contextlib
 import json
+import re
 from collections.abc import AsyncGenerator
 from functools import lru_cache
+from itertools import accumulate
 from typing import NoReturn
 from urllib.parse import parse_qsl
 
@@ -15,6 +17,8 @@ MAX_FIELDS = 200
 # Of all objects and lists of a body together, as commas: a text has one in some eighty letters.
 MAX_ENTRIES = 50_000
 _LARGEST_INTEGER = 2**63
+_BRACKET = re.compile(r"[][{}]")
+_STEPS = {"[": 1, "{": 1, "]": -1, "}": -1}
 
 
 def kind_of(request: Request, kinds: tuple[str, ...]) -> str:
@@ -59,16 +63,26 @@ async def parse(body: bytes, kind: str, content_type: bytes) -> object:
 def _json(text: str) -> object:
     if len(text) > MAX_ENTRIES and text.count(",") > MAX_ENTRIES:
         raise Unprocessable(f"A body may have {MAX_ENTRIES} entries.", code="too_many_entries")
+    if text.count("{") + text.count("[") > MAX_DEPTH and _depth(text) > MAX_DEPTH:
+        raise Unprocessable(f"The body is nested more than {MAX_DEPTH} deep.", code="too_deep")
     try:
         value: object = _DECODER.decode(text)
-    except RecursionError:
-        raise _too_deep() from None
     except ValueError:
         raise BadRequest("The body is not valid JSON.", code="invalid_json") from None
-    # Without an escape there can be neither a NUL nor half a surrogate pair, without many brackets no depth.
-    if "\\u" in text or text.count("{") + text.count("[") > MAX_DEPTH:
-        _check(value, "", MAX_DEPTH)
+    # Without an escape there can be neither a NUL nor half a surrogate pair.
+    if "\\u" in text:
+        _check(value, "")
     return value
+
+
+def _depth(text: str) -> int:
+    """How deep the text nests objects and lists, whether or not it is JSON.
+
+    The parser cannot be asked: how deep it reads differs between versions of Python, and so does its error.
+    """
+    unescaped = text.replace("\\\\", "").replace('\\"', "")
+    outside_of_strings = "".join(unescaped.split('"')[::2])
+    return max(accumulate(_STEPS[bracket] for bracket in _BRACKET.findall(outside_of_strings)), default=0)
 
 
 def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -104,11 +118,7 @@ _DECODER = json.JSONDecoder(
 )
 
 
-def _too_deep() -> Unprocessable:
-    return Unprocessable(f"The body is nested more than {MAX_DEPTH} deep.", code="too_deep")
-
-
-def _check(value: object, path: str, depth: int) -> None:
+def _check(value: object, path: str) -> None:
     """What Postgres cannot store as jsonb, named by the field it stands in."""
     if isinstance(value, str):
         if "\0" in value:
@@ -116,13 +126,11 @@ def _check(value: object, path: str, depth: int) -> None:
         if not _is_encodable(value):
             raise Unprocessable.field(path, "contains half a surrogate pair")
     elif isinstance(value, dict | list):
-        if depth == 0:
-            raise _too_deep()
         entries = value.items() if isinstance(value, dict) else enumerate(value)
         for key, entry in entries:
             name = f"{path}.{_printable(str(key))}" if path else _printable(str(key))
-            _check(str(key), name, depth)
-            _check(entry, name, depth - 1)
+            _check(str(key), name)
+            _check(entry, name)
 
 
 def _is_encodable(text: str) -> bool:

@@ -142,6 +142,10 @@ def test_two_secrets_are_valid_at_once(url: str, key: str) -> None:
         (b'{"text": "\xff"}', 400, "invalid_utf8"),
         (b"[" * 9_000 + b"]" * 9_000, 422, "too_deep"),
         (b"[" * 9_000, 422, "too_deep"),
+        (b"[" * 9_000 + b"NaN", 422, "too_deep"),
+        (b"[" * 33, 422, "too_deep"),
+        (b"[" * 32, 400, "invalid_json"),
+        (b"[" * 32 + b"]" * 32, 422, "validation_failed"),
         (b'{"x":' * 40 + b"1" + b"}" * 40, 422, "too_deep"),
         (b"[]", 422, "validation_failed"),
         (b"null", 422, "validation_failed"),
@@ -150,6 +154,11 @@ def test_two_secrets_are_valid_at_once(url: str, key: str) -> None:
 )
 def test_what_is_no_storable_json_is_refused(http: httpx.Client, body: bytes, status: int, code: str) -> None:
     assert error(http.post("/", content=body, headers=JSON)) == (status, code)
+
+
+@pytest.mark.parametrize("text", ["[" * 40, '\\"' + "{" * 40, "\\\\", '\\u005b"' * 40, "]}" * 40])
+def test_brackets_in_a_text_nest_nothing(http: httpx.Client, text: str) -> None:
+    assert http.post("/", json={"text": text, "lists": [[]] * 40}).json()["text"] == text
 
 
 @pytest.mark.parametrize(
