@@ -19,9 +19,11 @@ from functions_framework import aio
 from pydantic import BaseModel, ValidationError
 from starlette.requests import Request as FrameworkRequest
 from starlette.types import Receive, Scope, Send
+from uvicorn.config import HTTP_PROTOCOLS
 
 from shared import bodies, log, settings, tracing
 from shared.errors import HubError, MethodNotAllowed, Unprocessable
+from shared.protocol import Protocol
 from shared.requests import Caller, Request
 
 type Answer = BaseModel | dict[str, Any]
@@ -173,6 +175,9 @@ class Endpoint:
         response.headers += [(name.encode(), value.encode()) for name, value in error.headers.items()]
         return response
 
+
+# functions-framework takes no wish about its server: it finds this one where it looks for its own.
+HTTP_PROTOCOLS["auto"] = f"{Protocol.__module__}:{Protocol.__name__}"
 
 # Every endpoint of this process by name, for the test that walks the manifest.
 declared: dict[str, Endpoint] = {}

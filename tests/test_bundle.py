@@ -205,6 +205,29 @@ def test_a_served_ingest_bundle_records_a_form(
     assert events == [(form,)]
 
 
+H2C = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n"
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(("headers", "half_closes"), [(b"", True), (H2C, False)], ids=["half-closed", "h2c"])
+def test_a_served_bundle_answers_the_clients_that_uvicorn_would_not(
+    installed: dict[str, Installed], silent_hub: Hub, form: dict[str, Any], headers: bytes, half_closes: bool
+) -> None:
+    secret, body = silent_hub.env["PRIME_WEBHOOK_SECRET"], json.dumps(form)
+    head = f"POST / HTTP/1.1\r\nHost: x\r\nx-webhook-secret: {secret}\r\nContent-Type: application/json\r\n"
+    with (
+        installed["ingest_prime"].served(silent_hub) as server,
+        socket.create_connection(("127.0.0.1", server.port), 30) as wire,
+    ):
+        wire.sendall(head.encode() + headers + f"Content-Length: {len(body)}\r\n\r\n{body}".encode())
+        if half_closes:
+            wire.shutdown(socket.SHUT_WR)
+        answer = wire.recv(100_000)
+
+    assert answer.startswith(b"HTTP/1.1 202 ")
+    assert silent_hub.rows("select count(*) from public.events where data = %s", json.dumps(form)) == [(1,)]
+
+
 @pytest.mark.timeout(600)
 def test_a_served_qualifier_bundle_handles_what_waits(
     installed: dict[str, Installed], silent_hub: Hub, form: dict[str, Any]

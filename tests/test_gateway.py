@@ -72,10 +72,18 @@ def spoken(url: str, *pieces: bytes) -> tuple[int, dict[str, Any]]:
 
 
 def heard(wire: socket.socket) -> tuple[int, dict[str, Any]]:
-    with wire.makefile("rb") as answer:
-        status = int(answer.readline().split()[1])
-        headers = dict(line.rstrip().lower().split(b": ", 1) for line in iter(answer.readline, b"\r\n"))
-        return status, json.loads(answer.read(int(headers[b"content-length"])))
+    (answer,) = all_heard(wire, 1)
+    return answer
+
+
+def all_heard(wire: socket.socket, count: int) -> list[tuple[int, dict[str, Any]]]:
+    answers = []
+    with wire.makefile("rb") as stream:
+        for _ in range(count):
+            status = int(stream.readline().split()[1])
+            headers = dict(line.rstrip().lower().split(b": ", 1) for line in iter(stream.readline, b"\r\n"))
+            answers.append((status, json.loads(stream.read(int(headers[b"content-length"])))))
+    return answers
 
 
 def closed(wire: socket.socket) -> bool:
@@ -308,6 +316,59 @@ def test_a_client_that_expects_to_be_asked_is_asked(url: str) -> None:
 
         assert asked == b"HTTP/1.1 100 Continue\r\n\r\n"
         assert heard(wire)[1]["bytes"] == 4
+
+
+@pytest.mark.parametrize("requests", [1, 3])
+def test_a_client_that_only_listens_after_its_request_is_answered(url: str, requests: int) -> None:
+    with connection(url) as wire:
+        wire.sendall((HEAD.replace(b"echo", b"echo?0.2") + b"Content-Length: 4\r\n\r\nfour") * requests)
+        wire.shutdown(socket.SHUT_WR)
+
+        assert all_heard(wire, requests) == [(200, {"bytes": 4, "more": False})] * requests
+        assert closed(wire)
+
+
+def test_a_client_that_stops_in_the_middle_of_its_request_is_not_waited_for(url: str) -> None:
+    with connection(url) as wire:
+        wire.sendall(HEAD + b"Content-Length: 10\r\n\r\nhalf")
+        wire.shutdown(socket.SHUT_WR)
+
+        assert wire.recv(100) == b""
+
+
+H2C = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n"
+OFFERS = {"h2c": H2C, "websocket": b"Connection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n"}
+BODY = b"DELETE /functions/v1/echo HTTP/1.1\r\nHost: hub\r\n\r\n"
+FRAMED = {
+    "length": (b"Content-Length: %d\r\n\r\n" % len(BODY), BODY),
+    "chunked": (b"Transfer-Encoding: chunked\r\n\r\n", b"%x\r\n%s\r\n0\r\n\r\n" % (len(BODY), BODY)),
+}
+
+
+@pytest.mark.parametrize("offer", OFFERS)
+@pytest.mark.parametrize("framing", FRAMED)
+def test_an_offer_of_another_protocol_loses_no_body(url: str, offer: str, framing: str) -> None:
+    length, body = FRAMED[framing]
+    with connection(url) as wire:
+        wire.sendall(HEAD + OFFERS[offer] + length + body + HEAD + b"Content-Length: 4\r\n\r\nfour")
+
+        assert [answer["bytes"] for _, answer in all_heard(wire, 2)] == [len(BODY), 4]
+
+
+@pytest.mark.parametrize("framing", FRAMED)
+def test_a_body_that_follows_an_offer_is_no_request_of_its_own(url: str, framing: str) -> None:
+    length, body = FRAMED[framing]
+    with connection(url) as wire:
+        wire.sendall(HEAD)
+        wire.sendall(b"Expect: 100-continue\r\n" + H2C + length)
+        asked = wire.recv(100)
+        wire.sendall(body)
+        first = heard(wire)
+        wire.sendall(HEAD + b"Content-Length: 4\r\n\r\nfour")
+
+        assert asked == b"HTTP/1.1 100 Continue\r\n\r\n"
+        assert first == (200, {"bytes": len(BODY), "more": False})
+        assert heard(wire) == (200, {"bytes": 4, "more": False})
 
 
 @pytest.mark.parametrize("path", ["/rest/v1/events", "/auth/v1/token?grant_type=password"])

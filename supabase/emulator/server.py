@@ -6,15 +6,14 @@ import logging
 import socket
 import sys
 from datetime import UTC, datetime
-from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from emulator.functions.loader import stamp
+from shared import protocol
 
 REQUEST_SECONDS = 10
 LARGEST_HEAD = 64 * 1024
@@ -59,8 +58,8 @@ class Server(uvicorn.Server):
         return await super().on_tick(counter)
 
 
-class Protocol(HttpToolsProtocol):
-    """uvicorn's own, with an end to requests that never end and to clients that never stop sending."""
+class Protocol(protocol.Protocol):
+    """The functions' own, with an end to requests that never end and to clients that never stop sending."""
 
     _arriving = True
     _in_head = True
@@ -105,21 +104,6 @@ class Protocol(HttpToolsProtocol):
         if self._arriving and not self._in_head:
             self._set_deadline(LINGER_SECONDS)
         super().on_response_complete()
-
-    def send_400_response(self, msg: str) -> None:
-        self.refuse(400, "bad_request", msg)
-
-    def refuse(self, status: int, code: str, message: str) -> None:
-        body = json.dumps({"error": {"code": code, "message": message, "details": None}})
-        self.transport.write(
-            f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n"
-            "content-type: application/json; charset=utf-8\r\n"
-            "x-content-type-options: nosniff\r\n"
-            f"content-length: {len(body)}\r\n"
-            "connection: close\r\n\r\n"
-            f"{body}".encode()
-        )
-        self.transport.close()
 
     def _set_deadline(self, seconds: float) -> None:
         self._clear_deadline()
