@@ -18,6 +18,7 @@ import orjson
 from functions_framework import aio
 from pydantic import BaseModel, ValidationError
 from starlette.requests import Request as FrameworkRequest
+from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 from uvicorn.config import HTTP_PROTOCOLS
 
@@ -176,8 +177,18 @@ class Endpoint:
         return response
 
 
-# functions-framework takes no wish about its server: it finds this one where it looks for its own.
+class EveryMethod(Route):
+    """A function's route, whatever the method: functions-framework's own refuses unusual ones in plain text."""
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], *, methods: list[str]) -> None:
+        super().__init__(path, endpoint, methods=methods)
+        if "POST" in methods:
+            self.methods = None
+
+
+# functions-framework takes no wish about its server or its routes: it finds these where it looks for its own.
 HTTP_PROTOCOLS["auto"] = f"{Protocol.__module__}:{Protocol.__name__}"
+aio.Route = EveryMethod  # type: ignore[assignment, attr-defined]
 
 # Every endpoint of this process by name, for the test that walks the manifest.
 declared: dict[str, Endpoint] = {}

@@ -5,10 +5,13 @@ first and loses the body of the second. Bytes that are no request are refused in
 """
 
 import json
+import re
 from http import HTTPStatus
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+_REQUEST_LINE = re.compile(rb"[\w!#$%&'*+.^`|~-]{1,32} [^ \r\n]+ HTTP/1\.[01]\r\n")
 
 
 class Protocol(HttpToolsProtocol):
@@ -19,11 +22,15 @@ class Protocol(HttpToolsProtocol):
                 self.parser.feed_data(data)
             except httptools.HttpParserUpgrade as offer:
                 if self.scope["method"] == "CONNECT":
-                    self.refuse(501, "method_not_implemented", "This method is not implemented here.")
+                    self._refuse_method()
                     return
                 data = self._head_without_offer() + data[offer.args[0] :]
-            except httptools.HttpParserError:
-                self.refuse(400, "bad_request", "Invalid HTTP request received.")
+            except httptools.HttpParserError as error:
+                # httptools says the same of a method that it does not know and of bytes that are no HTTP at all.
+                if "method" in str(error) and _REQUEST_LINE.match(data):
+                    self._refuse_method()
+                else:
+                    self.refuse(400, "bad_request", "Invalid HTTP request received.")
                 return
             else:
                 return
@@ -47,6 +54,9 @@ class Protocol(HttpToolsProtocol):
             f"{body}".encode()
         )
         self.transport.close()
+
+    def _refuse_method(self) -> None:
+        self.refuse(501, "method_not_implemented", "This method is not implemented here.")
 
     def _should_upgrade(self) -> bool:
         # The parser skips the body of a request with an offer. "Yes" keeps uvicorn from serving it without.

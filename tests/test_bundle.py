@@ -229,6 +229,18 @@ def test_a_served_bundle_answers_the_clients_that_uvicorn_would_not(
 
 
 @pytest.mark.timeout(600)
+def test_a_served_bundle_refuses_in_json_whatever_the_method(
+    installed: dict[str, Installed], silent_hub: Hub
+) -> None:
+    methods = ("GET", "TRACE", "PROPFIND", "BREW", "CONNECT")
+    with installed["ingest_prime"].served(silent_hub) as server:
+        answers = [web.request(method, f"http://127.0.0.1:{server.port}/") for method in methods]
+
+    assert [answer.status_code for answer in answers] == [405, 405, 405, 501, 501]
+    assert [set(answer.json()["error"]) for answer in answers] == [{"code", "message", "details"}] * 5
+
+
+@pytest.mark.timeout(600)
 def test_a_served_qualifier_bundle_handles_what_waits(
     installed: dict[str, Installed], silent_hub: Hub, form: dict[str, Any]
 ) -> None:

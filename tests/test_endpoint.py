@@ -100,12 +100,13 @@ def test_both_kinds_of_form_are_read(http: httpx.Client, form: dict[str, Any]) -
     assert answer.json() == {"text": "a b&c", "count": 0, "box": ["1", "2"]}
 
 
-@pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "PATCH", "DELETE"])
-def test_another_method_is_told_which_one_is_served(http: httpx.Client, method: str) -> None:
-    answer = http.request(method, "/")
+@pytest.mark.parametrize("method", ["GET", "PUT", "PATCH", "DELETE", "TRACE", "PROPFIND", "M-SEARCH"])
+@pytest.mark.parametrize("path", ["/", "/any/where"])
+def test_another_method_is_told_which_one_is_served(http: httpx.Client, method: str, path: str) -> None:
+    answer = http.request(method, path)
 
-    assert answer.status_code == 405
-    assert answer.headers["allow"] == "POST, OPTIONS"
+    assert error(answer) == (405, "method_not_allowed")
+    assert answer.headers["allow"] == http.head(path).headers["allow"] == "POST, OPTIONS"
 
 
 @pytest.mark.parametrize(

@@ -371,6 +371,43 @@ def test_a_body_that_follows_an_offer_is_no_request_of_its_own(url: str, framing
         assert heard(wire) == (200, {"bytes": 4, "more": False})
 
 
+UNUSUAL = ["TRACE", "PROPFIND", "QUERY", "M-SEARCH"]
+PARTS = {
+    "/rest/v1/events": 405,
+    "/rest/v1/rpc/explain": 405,
+    "/auth/v1/token": 405,
+    "/auth/v1/health": 405,
+    "/health": 405,
+    "/": 405,
+    "/functions/v1x": 404,
+    "/nothing": 404,
+    "/storage/v1/object": 501,
+}
+
+
+@pytest.mark.parametrize("method", UNUSUAL)
+@pytest.mark.parametrize("path", PARTS)
+def test_a_method_that_is_not_served_is_refused_as_everything_is(
+    client: httpx.Client, method: str, path: str
+) -> None:
+    answer = client.request(method, path)
+
+    assert answer.status_code == PARTS[path]
+    assert set(answer.json()["error"]) == {"code", "message", "details"}
+    if answer.status_code == 405:
+        assert answer.json()["error"]["code"] == "method_not_allowed"
+        assert "GET" in answer.headers["Allow"]
+
+
+@pytest.mark.parametrize(
+    "line", ["BREW /functions/v1/echo", "get /health", "CONNECT /health", "CONNECT hub:80"]
+)
+def test_a_method_that_nobody_knows_is_not_implemented(url: str, line: str) -> None:
+    status, answer = spoken(url, f"{line} HTTP/1.1\r\nHost: hub\r\n\r\n".encode())
+
+    assert (status, answer["error"]["code"]) == (501, "method_not_implemented")
+
+
 @pytest.mark.parametrize("path", ["/rest/v1/events", "/auth/v1/token?grant_type=password"])
 def test_any_page_may_ask_rest_and_auth(client: httpx.Client, path: str) -> None:
     page = {"Origin": "https://console.example"}

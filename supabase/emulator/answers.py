@@ -22,6 +22,10 @@ class Rejected(Exception):
         self.headers = headers
 
 
+def wrong_method(method: str, served: bytes) -> Rejected:
+    return Rejected(405, "method_not_allowed", f"{method} is not served here", (b"allow", served))
+
+
 async def answer(send: Send, status: int, body: object, headers: Iterable[Header] = ()) -> None:
     payload = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
     start: list[Header] = [

@@ -28,6 +28,7 @@ from emulator.tokens import Tokens
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 SERVED = {"rest": "/rest/v1/", "auth": "/auth/v1/", "functions": "/functions/v1/", "health": "/health"}
+METHODS = frozenset(cors.METHODS.decode().split(", "))
 NOT_HERE = {"realtime": "Realtime", "storage": "Storage", "graphql": "GraphQL", "pg": "The Postgres meta API"}
 
 DATABASE_AWAY = Rejected(503, "database_unavailable", "The database does not answer", (b"retry-after", b"1"))
@@ -76,6 +77,8 @@ class Gateway:
     async def _own(self, scope: Scope, receive: Receive, send: Send) -> None:
         path: str = scope["path"]
         first = path.split("/", 2)[1] if path.startswith("/") else ""
+        if path in ("/", "/health") and scope["method"] not in ("GET", "HEAD"):
+            raise answers.wrong_method(scope["method"], b"GET, HEAD")
         if path == "/health":
             await answers.answer(send, 200, {"status": "ok"})
         elif path == "/":
@@ -97,6 +100,8 @@ class Gateway:
 
 def _mounted(app: ASGIApp, prefix: str) -> ASGIApp:
     async def mounted(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] not in METHODS:
+            raise answers.wrong_method(scope["method"], cors.METHODS)
         await app({**scope, "root_path": prefix}, receive, send)
 
     return mounted

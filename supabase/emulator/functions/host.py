@@ -100,8 +100,7 @@ class Functions:
 
     async def _list(self, method: str, send: Send) -> None:
         if method not in ("GET", "HEAD"):
-            message = "The list of functions is read with GET"
-            raise Rejected(405, "method_not_allowed", message, (b"allow", b"GET, HEAD"))
+            raise answers.wrong_method(method, b"GET, HEAD")
         functions = [
             {
                 "name": entry.name,
