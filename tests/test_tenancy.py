@@ -1,6 +1,7 @@
 """Tenancy: every table, every role, every verb, over REST, with a second organization to reach for."""
 
 import json
+import uuid
 from collections.abc import Iterator
 from functools import cache
 from typing import Any
@@ -210,8 +211,7 @@ def organization_of(table: str, row: dict[str, Any]) -> str:
 
 
 def is_refused(answer: httpx.Response) -> bool:
-    # PostgREST answers 500 to a write on a view of several rows, which Postgres refuses whoever asks.
-    return answer.status_code in (400, 401, 403) or '"code":"55000"' in answer.text.replace(" ", "")
+    return answer.status_code in (400, 401, 403)
 
 
 def fingerprint(hub: Any) -> dict[str, Any]:
@@ -312,6 +312,26 @@ def test_nobody_writes_what_is_not_theirs(
             assert is_refused(stolen) or stolen.json() == [], (column, stolen.text)
 
     assert fingerprint(hub) == before
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE"])
+def test_a_view_is_written_by_nobody_not_even_with_the_secret_key(
+    hub: Any, rest: httpx.Client, method: str
+) -> None:
+    headers = {"apikey": hub.env["SUPABASE_SECRET_KEY"]}
+    views = hub.rows(
+        "select relname, exists (select from pg_attribute where attrelid = pg_class.oid and attname = 'id')"
+        " from pg_class where relnamespace = 'public'::regnamespace and relkind = 'v'"
+    )
+
+    for view, has_id in views:
+        key = {"id" if has_id else "org_id": str(uuid.uuid4())}
+        filters = {} if method == "POST" else {name: f"eq.{value}" for name, value in key.items()}
+        answer = rest.request(method, f"/{view}", params=filters, json=key, headers=headers)
+
+        # PostgREST replaces by primary key only, which a view over several tables does not always show.
+        assert (answer.status_code, answer.json()["code"]) in {(403, "42501"), (405, "PGRST105")}, answer.text
+        assert method == "PUT" or answer.json()["message"] == f"permission denied for view {view}"
 
 
 def test_each_role_changes_exactly_the_columns_it_may(
