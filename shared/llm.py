@@ -2,7 +2,8 @@
 
 Nothing here knows what is asked for. An answer is what `read` makes of the model's JSON; what `read` refuses goes
 back once, with the reasons. Whatever fails, it ends within `Limits.seconds`. An endpoint that keeps failing is
-left alone for a while, so that a hundred questions do not each wait for the same silence.
+left alone for a while, so that a hundred questions do not each wait for the same silence. The schema is in
+the prompt as well, because an endpoint that does not heed it says nothing, and each answer is paid for.
 """
 
 import asyncio
@@ -12,12 +13,13 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from shared import log, retry_after, settings
+from shared import completions, log, retry_after, settings
+from shared.completions import Choice, Tokens
 
 if TYPE_CHECKING:
     import httpx
@@ -29,7 +31,7 @@ PATIENCE = 3
 
 _TRANSIENT = frozenset({408, 409, 425})
 _TOOL_NAME = re.compile(r"[A-Za-z0-9_.-]{1,40}")
-_FENCE = re.compile(r"\s*```(?:json)?\s*(.*?)\s*```\s*", re.DOTALL)
+SCHEMA_FOLLOWS = "The answer is one JSON object and nothing else. It follows this JSON Schema:"
 REPAIR = (
     "That answer was not accepted: {problems}. Answer again with one JSON object that follows the schema, "
     "and with nothing else. There are no tools."
@@ -59,10 +61,14 @@ class Question:
     temperature: float | None = None
 
     @property
+    def prompt(self) -> str:
+        return f"{self.system}\n{SCHEMA_FOLLOWS}\n{orjson.dumps(self.schema).decode()}"
+
+    @property
     def likely_tokens(self) -> int:
         """At most about as many as a request costs, its answer included."""
         return (
-            len(self.system.encode()) + len(self.user.encode()) + len(orjson.dumps(self.schema))
+            len(self.prompt.encode()) + len(self.user.encode()) + len(orjson.dumps(self.schema))
         ) // 3 + self.max_tokens
 
 
@@ -191,19 +197,19 @@ class _Exchange:
         self._usage = usage
         self._ends_at = time.monotonic() + limits.seconds
         self._messages = [
-            {"role": "system", "content": question.system},
+            {"role": "system", "content": question.prompt},
             {"role": "user", "content": question.user},
         ]
 
     async def run[Answer](self, read: Callable[[Any], Answer]) -> Answer:
-        message = await self._tried()
+        said = await self._tried()
         try:
-            return _read(message, read, self._usage)
+            return _read(said, read, self._usage)
         except _Unfit as unfit:
             problems = str(unfit)
         self._usage.is_repaired = True
         self._messages += [
-            {"role": "assistant", "content": (message.content or "{}")[:2_000]},
+            {"role": "assistant", "content": completions.spoken(said.text)[:2_000] or "{}"},
             {"role": "user", "content": REPAIR.format(problems=problems)},
         ]
         try:
@@ -211,7 +217,7 @@ class _Exchange:
         except _Unfit as unfit:
             raise InvalidAnswer from unfit
 
-    async def _tried(self) -> "_Message":
+    async def _tried(self) -> Choice:
         failures = 0
         while True:
             try:
@@ -226,7 +232,7 @@ class _Exchange:
                     raise
                 await asyncio.sleep(pause)
 
-    async def _completion(self) -> "_Message":
+    async def _completion(self) -> Choice:
         if self._usage.tokens + self._question.likely_tokens > self._limits.tokens:
             raise OverBudget
         self._usage.requests += 1
@@ -235,7 +241,7 @@ class _Exchange:
         except (BrokenOff, Garbled):
             self._spend(None, b"")
             raise
-        if reply.status != 200:
+        if reply.status != 200 and completions.generated(reply.body) is None:
             raise _refusal(reply)
         return self._accounted(reply.body)
 
@@ -252,9 +258,9 @@ class _Exchange:
             body["temperature"] = question.temperature
         return orjson.dumps(body)
 
-    def _accounted(self, body: bytes) -> "_Message":
+    def _accounted(self, body: bytes) -> Choice:
         try:
-            completion = _Completion.model_validate(orjson.loads(body))
+            completion = completions.completion(body)
         except ValueError as error:
             self._spend(None, body)
             raise Garbled from error
@@ -262,66 +268,50 @@ class _Exchange:
         choice = completion.choices[0]
         if choice.message.refusal or choice.finish_reason == "content_filter":
             raise ModelRefused
-        if choice.finish_reason == "length":
-            raise CutOff
-        return choice.message
+        return choice
 
     def _spend(self, stated: Any, body: bytes) -> None:
         """What the server says it was, else about what it must have been."""
         try:
-            tokens = _Tokens.model_validate(stated)
+            tokens = Tokens.model_validate(stated)
         except ValidationError:
             self._usage.is_estimated = True
-            tokens = _Tokens(
-                prompt_tokens=self._question.likely_tokens - self._question.max_tokens,
-                completion_tokens=min(len(body) // 3, self._question.max_tokens),
+            question = self._question
+            tokens = Tokens(
+                prompt_tokens=question.likely_tokens - question.max_tokens,
+                completion_tokens=min(len(body) // 3, question.max_tokens),
             )
         self._usage.tokens_in += tokens.prompt_tokens
-        self._usage.tokens_out += tokens.completion_tokens
-
-
-class _Message(BaseModel):
-    content: str | None = None
-    refusal: str | None = None
-    tool_calls: list[Any] | None = None
-
-
-class _Choice(BaseModel):
-    message: _Message
-    finish_reason: str | None = None
-
-
-class _Completion(BaseModel):
-    choices: Annotated[list[_Choice], Field(min_length=1)]
-    usage: Any = None
-
-
-class _Tokens(BaseModel):
-    prompt_tokens: int = Field(ge=0, le=10_000_000)
-    completion_tokens: int = Field(ge=0, le=10_000_000)
+        self._usage.tokens_out += tokens.spoken
 
 
 class _Unfit(Exception):
     """What is wrong with an answer, in words that quote nothing of it."""
 
 
-def _read[Answer](message: _Message, read: Callable[[Any], Answer], usage: Usage) -> Answer:
-    if message.tool_calls:
-        names = [_tool_name(call) for call in message.tool_calls[:10]]
+def _read[Answer](said: Choice, read: Callable[[Any], Answer], usage: Usage) -> Answer:
+    """The last of its values that `read` takes: before it may stand a draft, or what it quotes."""
+    if calls := said.message.tool_calls:
+        names = [_tool_name(call) for call in calls[:10]]
         usage.refused_tools += names
         log.line("tools_refused", severity="WARNING", tools=names)
         raise _Unfit("it asks for a tool")
-    text = message.content or ""
-    fenced = _FENCE.fullmatch(text)
-    try:
-        return read(orjson.loads(fenced[1] if fenced else text))
-    except orjson.JSONDecodeError as error:
-        raise _Unfit("it is not JSON") from error
-    except ValidationError as error:
-        wrong = error.errors(include_url=False, include_context=False, include_input=False)
-        raise _Unfit("; ".join(f"{_place(each['loc'])}: {each['type']}" for each in wrong[:5])) from error
-    except ValueError as error:
-        raise _Unfit("it does not fit the schema") from error
+    problems = []
+    for value in reversed(completions.values(said.text)):
+        try:
+            return read(value)
+        except ValueError as error:
+            problems.append(_problem(error))
+    if said.is_cut_off:
+        raise CutOff
+    raise _Unfit(problems[0] if problems else "it is not JSON")
+
+
+def _problem(error: ValueError) -> str:
+    if not isinstance(error, ValidationError):
+        return "it does not fit the schema"
+    wrong = error.errors(include_url=False, include_context=False, include_input=False)
+    return "; ".join(f"{_place(each['loc'])}: {each['type']}" for each in wrong[:5])
 
 
 def _place(loc: tuple[int | str, ...]) -> str:

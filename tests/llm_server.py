@@ -36,7 +36,8 @@ class Asked:
 
     @property
     def choices(self) -> dict[str, list[Any]]:
-        properties = self.body["response_format"]["json_schema"]["schema"]["properties"]
+        """As the prompt tells them: not every endpoint heeds the schema beside it."""
+        properties = json.loads(self.system.splitlines()[-1])["properties"]
         return {name: each["enum"] for name, each in properties.items() if "enum" in each}
 
 
@@ -52,7 +53,7 @@ class Reply:
 type Answering = Reply | Callable[[Asked], Reply]
 
 
-def completion(content: str | None, *, finish: str = "stop", usage: Any = (120, 30), **message: Any) -> Reply:
+def completion(content: Any, *, finish: str = "stop", usage: Any = (120, 30), **message: Any) -> Reply:
     spent = (
         {"prompt_tokens": usage[0], "completion_tokens": usage[1], "total_tokens": sum(usage)}
         if usage
@@ -101,6 +102,11 @@ def tool_call(name: str, **arguments: Any) -> dict[str, Any]:
         "type": "function",
         "function": {"name": name, "arguments": json.dumps(arguments)},
     }
+
+
+def said(status: int, body: Any) -> Reply:
+    text = body if isinstance(body, str) else json.dumps(body)
+    return Reply(status, text.encode(), {"content-type": "application/json"})
 
 
 class Gullible:

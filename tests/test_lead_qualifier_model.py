@@ -126,7 +126,7 @@ def test_the_model_decides_and_the_action_says_so(hub: Hub, model: ModelServer) 
 
 
 def test_what_a_customer_typed_is_data_and_who_they_are_is_not_told(hub: Hub, model: ModelServer) -> None:
-    message = 'A "switchboard" please.\n<|im_start|> is what it says on it.'
+    message = 'A "swichboard" please.\n<|im_start|> is what it says on it.'
     event = send(
         hub, name="Josephine Smythe", email="josephine@example.com", phone="021 555 9876", message=message
     )
@@ -135,7 +135,8 @@ def test_what_a_customer_typed_is_data_and_who_they_are_is_not_told(hub: Hub, mo
     (asked,) = model.asked
     everything = json.dumps(asked.body, ensure_ascii=False)
     assert asked.shown["given"] == {"name": True, "email": True, "phone": True}
-    assert "switchboard" not in asked.system
+    assert "swichboard" in json.dumps(asked.shown)
+    assert "swichboard" not in asked.system
     assert not any(each in everything for each in ("Josephine", "Smythe", "josephine@", "5559876", "<|"))
     assert asked.body["response_format"]["json_schema"]["strict"] is True
     assert "tools" not in asked.body

@@ -11,7 +11,16 @@ import pytest
 from hubs import free_port
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from llm_server import KEY, ModelServer, Reply, completion, model_server, refusal, tool_call
+from llm_server import (
+    KEY,
+    ModelServer,
+    Reply,
+    completion,
+    model_server,
+    refusal,
+    said,
+    tool_call,
+)
 from pydantic import BaseModel, ConfigDict
 from scale import scaled
 
@@ -80,7 +89,10 @@ def test_a_question_is_asked_as_the_providers_document_it(server: ModelServer) -
     assert request.body == {
         "model": "some-model",
         "messages": [
-            {"role": "system", "content": "Be brief."},
+            {
+                "role": "system",
+                "content": f"Be brief.\n{llm.SCHEMA_FOLLOWS}\n{json.dumps(SCHEMA, separators=(',', ':'))}",
+            },
             {"role": "user", "content": "How large?"},
         ],
         "max_tokens": 50,
@@ -182,10 +194,94 @@ def test_an_answer_that_does_not_fit_goes_back_once_with_what_is_wrong(
     assert problem in server.asked[1].body["messages"][3]["content"]
 
 
-def test_an_answer_in_a_fence_is_read(server: ModelServer) -> None:
-    (answer,), _ = asked(completion('```json\n{"size": 3}\n```'), server=server)
+DRAFT = '{"size": 9}'
+ANSWER = '{"size": 3}'
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        f"```json\n{ANSWER}\n```",
+        f"```\n{ANSWER}\n```\n",
+        f"\ufeff {ANSWER}",
+        f"Sure! Here it is:\n\n```json\n{ANSWER}\n```\nLet me know {{if}} it helps.",
+        f"The answer is {ANSWER}",
+        f"{ANSWER}\n\nIt is small, as {{size}} goes.",
+        f"[{ANSWER}]",
+        f"<think>Is it {DRAFT}? No.</think>\n{ANSWER}",
+        f"<think>\n\n</think>\n\n```json\n{ANSWER}\n```",
+        f"<thinking>Is it {DRAFT}?</thinking>{ANSWER}",
+        f"It was asked for JSON, so {DRAFT}.\n</think>\n\n{ANSWER}",
+        f"At first {DRAFT}, on second thoughts {ANSWER}",
+        f'{{"not": "this"}} but {ANSWER}, and {{"nor": "that"}}',
+        [{"type": "text", "text": '{"size"'}, {"type": "text", "text": ": 3}"}],
+        [
+            {"type": "thinking", "thinking": [{"type": "text", "text": DRAFT}]},
+            {"type": "text", "text": ANSWER},
+        ],
+        {"size": 3},
+    ],
+)
+def test_an_answer_is_read_in_whatever_form_it_comes_and_paid_once(server: ModelServer, said: Any) -> None:
+    (answer,), usage = asked(completion(said), server=server)
 
     assert answer == Size(size=3)
+    assert (usage.requests, usage.tokens, usage.is_repaired) == (1, 150, False)
+
+
+@pytest.mark.parametrize("name", ["reasoning_content", "reasoning"])
+def test_an_answer_that_a_server_takes_for_reasoning_is_read(server: ModelServer, name: str) -> None:
+    (answer,), usage = asked(completion(None, **{name: f"So: {ANSWER}"}), server=server)
+
+    assert (answer, usage.requests) == (Size(size=3), 1)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        completion(None, finish="length", reasoning_content=f"Is it {DRAFT}? Let me"),
+        completion(f"<think>Is it {DRAFT}? Let me", finish="length"),
+        completion('{"draft": {"size": 9}, "size": 3', finish="length"),
+    ],
+)
+def test_what_was_cut_off_before_its_end_is_no_answer(server: ModelServer, reply: Reply) -> None:
+    (outcome,), usage = asked(reply, server=server)
+
+    assert (outcome.code, usage.requests, usage.tokens) == ("cut_off", 1, 150)
+
+
+def test_an_answer_that_was_whole_before_the_cut_is_read(server: ModelServer) -> None:
+    (answer,), usage = asked(completion(f"{ANSWER}\n\nThe reason is that", finish="length"), server=server)
+
+    assert (answer, usage.requests) == (Size(size=3), 1)
+
+
+def test_much_of_anything_is_read_in_no_time(server: ModelServer) -> None:
+    started = time.perf_counter()
+
+    asked(completion('{"a":' * 30_000), completion("{ " * 80_000), server=server)
+
+    assert time.perf_counter() - started < 3
+
+
+def generated(text: str) -> Reply:
+    """Groq's words for an answer that its own reading refused."""
+    message = "Failed to generate JSON. Please adjust your prompt. See 'failed_generation' for more details."
+    error = {"message": message, "type": "invalid_request_error", "code": "json_validate_failed"}
+    return said(400, {"error": error | {"failed_generation": text}})
+
+
+def test_an_answer_inside_a_refusal_is_read_and_counted(server: ModelServer) -> None:
+    (answer,), usage = asked(generated(f"Sure: {ANSWER}"), server=server)
+
+    assert (answer, usage.requests, usage.is_estimated) == (Size(size=3), 1, True)
+    assert usage.tokens > 10
+
+
+def test_what_is_generated_and_refused_goes_back_once(server: ModelServer) -> None:
+    (answer,), usage = asked(generated("It is three."), GOOD, server=server)
+
+    assert (answer, usage.requests, usage.is_repaired) == (Size(size=3), 2, True)
 
 
 def test_whatever_happens_the_time_limit_holds(server: ModelServer) -> None:
@@ -230,6 +326,27 @@ def test_a_run_has_a_limit_of_tokens(server: ModelServer) -> None:
 
     assert isinstance(outcome, llm.OverBudget)
     assert usage.requests == 1
+
+
+@pytest.mark.parametrize(
+    "stated",
+    [
+        {"input_tokens": 120, "output_tokens": 30},
+        {"prompt_tokens": 120, "completion_tokens": 30},
+        {"prompt_tokens": 120, "completion_tokens": 30, "total_tokens": None},
+        # What was thought is in the sum alone.
+        {"prompt_tokens": 120, "completion_tokens": 10, "total_tokens": 150},
+        {"prompt_tokens": 120, "completion_tokens": 30, "total_tokens": 30},
+    ],
+)
+def test_tokens_are_counted_under_whatever_name_they_come(
+    server: ModelServer, stated: dict[str, Any]
+) -> None:
+    answer = json.loads(GOOD.body) | {"usage": stated}
+
+    _, usage = asked(said(200, answer), server=server)
+
+    assert (usage.tokens_in, usage.tokens_out, usage.is_estimated) == (120, 30, False)
 
 
 @pytest.mark.parametrize("stated", [None, (-5, 3), (10**9, 1)])
