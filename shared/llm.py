@@ -2,8 +2,9 @@
 
 Nothing here knows what is asked for. An answer is what `read` makes of the model's JSON; what `read` refuses goes
 back once, with the reasons. Whatever fails, it ends within `Limits.seconds`. An endpoint that keeps failing is
-left alone for a while, so that a hundred questions do not each wait for the same silence. The schema is in
-the prompt as well, because an endpoint that does not heed it says nothing, and each answer is paid for.
+left alone for a while, so that a hundred questions do not each wait for the same silence. Which parameters a model
+takes each process learns for itself (`dialects`): it costs a refusal, which is free. The schema is in the prompt from
+the start, because an endpoint that does not heed it says nothing, and each answer is paid for.
 """
 
 import asyncio
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from shared import completions, log, retry_after, settings
+from shared import completions, dialects, log, retry_after, settings
 from shared.completions import Choice, Tokens
 
 if TYPE_CHECKING:
@@ -196,6 +197,7 @@ class _Exchange:
         self._limits = limits
         self._usage = usage
         self._ends_at = time.monotonic() + limits.seconds
+        self._dialect = endpoint.known[question.model]
         self._messages = [
             {"role": "system", "content": question.prompt},
             {"role": "user", "content": question.user},
@@ -233,30 +235,41 @@ class _Exchange:
                 await asyncio.sleep(pause)
 
     async def _completion(self) -> Choice:
+        while (reply := await self._asked()).status != 200:
+            if completions.generated(reply.body) is not None:
+                break
+            tried = self._parameters()
+            if reply.status in dialects.REFUSING:
+                self._dialect = self._dialect.without(dialects.refused(reply.body))
+            if self._parameters() == tried:
+                raise _refusal(reply)
+        self._endpoint.known.learn(self._question.model, self._dialect)
+        return self._accounted(reply.body)
+
+    async def _asked(self) -> _Reply:
         if self._usage.tokens + self._question.likely_tokens > self._limits.tokens:
             raise OverBudget
         self._usage.requests += 1
+        body = {"model": self._question.model, "messages": self._messages, **self._parameters()}
         try:
-            reply = await self._endpoint.post(self._body())
+            return await self._endpoint.post(orjson.dumps(body))
         except (BrokenOff, Garbled):
             self._spend(None, b"")
             raise
-        if reply.status != 200 and completions.generated(reply.body) is None:
-            raise _refusal(reply)
-        return self._accounted(reply.body)
 
-    def _body(self) -> bytes:
-        question = self._question
-        schema = {"name": question.schema_name, "strict": True, "schema": question.schema}
-        body: dict[str, Any] = {
-            "model": question.model,
-            "messages": self._messages,
-            "max_tokens": question.max_tokens,
-            "response_format": {"type": "json_schema", "json_schema": schema},
-        }
-        if question.temperature is not None:
-            body["temperature"] = question.temperature
-        return orjson.dumps(body)
+    def _parameters(self) -> dict[str, Any]:
+        question, dialect = self._question, self._dialect
+        parameters: dict[str, Any] = {}
+        if limit := dialect.word("limit"):
+            parameters[limit] = question.max_tokens
+        if question.temperature is not None and dialect.word("temperature"):
+            parameters["temperature"] = question.temperature
+        if kind := dialect.word("answer"):
+            parameters["response_format"] = {"type": kind}
+        if kind == "json_schema":
+            schema = {"name": question.schema_name, "strict": True, "schema": question.schema}
+            parameters["response_format"]["json_schema"] = schema
+        return parameters
 
     def _accounted(self, body: bytes) -> Choice:
         try:
@@ -277,9 +290,10 @@ class _Exchange:
         except ValidationError:
             self._usage.is_estimated = True
             question = self._question
+            most = question.max_tokens if self._dialect.word("limit") else len(body)
             tokens = Tokens(
                 prompt_tokens=question.likely_tokens - question.max_tokens,
-                completion_tokens=min(len(body) // 3, question.max_tokens),
+                completion_tokens=min(len(body) // 3, most),
             )
         self._usage.tokens_in += tokens.prompt_tokens
         self._usage.tokens_out += tokens.spoken
@@ -353,6 +367,7 @@ class _Endpoint:
         import httpx
 
         self._url = f"{llm.base_url.rstrip('/')}/chat/completions"
+        self.known = dialects.Known()
         self._failed = 0
         self._rests_until = 0.0
         self.http = httpx.AsyncClient(

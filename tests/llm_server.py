@@ -2,6 +2,8 @@
 
 What it says next is a queue of replies, then one standing reply; a reply may be made from the request. Every
 request is kept. `Gullible` is a model without a will of its own: it does what anybody tells it to, in any language.
+`Picky` is an endpoint that refuses parameters, in the words of real ones: `refusals` are those of many, as people
+quoted them in public.
 """
 
 import contextlib
@@ -12,9 +14,11 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 KEY = "sk-test-key-that-nobody-may-log-0123456789"
+ENDPOINTS = Path(__file__).parent / "fixtures/model_endpoints"
 
 
 @dataclass
@@ -39,6 +43,12 @@ class Asked:
         """As the prompt tells them: not every endpoint heeds the schema beside it."""
         properties = json.loads(self.system.splitlines()[-1])["properties"]
         return {name: each["enum"] for name, each in properties.items() if "enum" in each}
+
+    @property
+    def parameters(self) -> set[str]:
+        """What it was asked with that some endpoints do not take."""
+        named = {"max_tokens", "max_completion_tokens", "temperature"} & self.body.keys()
+        return named | {self.body.get("response_format", {}).get("type")}
 
 
 @dataclass
@@ -104,9 +114,44 @@ def tool_call(name: str, **arguments: Any) -> dict[str, Any]:
     }
 
 
+@dataclass(frozen=True)
+class Refusal:
+    """What an endpoint says to a request that has one of these parameters."""
+
+    of: str
+    reply: Reply
+    refuses: frozenset[str] = frozenset()
+
+    def __str__(self) -> str:
+        return self.of
+
+
+def refusals(name: str) -> list[Refusal]:
+    return [
+        Refusal(each["of"], said(each["status"], each["body"]), frozenset(each.get("refuses", ())))
+        for each in json.loads((ENDPOINTS / f"{name}.json").read_text())
+    ]
+
+
 def said(status: int, body: Any) -> Reply:
     text = body if isinstance(body, str) else json.dumps(body)
     return Reply(status, text.encode(), {"content-type": "application/json"})
+
+
+class Picky:
+    """An endpoint that refuses what it does not take, one thing after the other, and answers what is left."""
+
+    def __init__(self, answering: Answering, *refusals: Refusal) -> None:
+        self.answering = answering
+        self.refusals = refusals
+        self.paid = 0
+
+    def __call__(self, asked: Asked) -> Reply:
+        for refusal in self.refusals:
+            if refusal.refuses & asked.parameters:
+                return refusal.reply
+        self.paid += 1
+        return self.answering if isinstance(self.answering, Reply) else self.answering(asked)
 
 
 class Gullible:

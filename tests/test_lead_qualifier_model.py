@@ -16,11 +16,13 @@ from llm_server import (
     KEY,
     Gullible,
     ModelServer,
+    Picky,
     Reply,
     completion,
     judgement,
     model_server,
     refusal,
+    refusals,
     tool_call,
 )
 
@@ -204,6 +206,27 @@ def test_a_malformed_reply_is_repaired_once(hub: Hub, model: ModelServer) -> Non
     assert done["output"]["model"]["repaired"] is True
     assert done["tokens"] == 300
     assert len(model.asked) == 2
+
+
+def test_an_endpoint_that_takes_less_than_it_is_sent_decides_and_is_paid_once(
+    hub: Hub, model: ModelServer
+) -> None:
+    # Of a name of its own: what is learnt of it here is remembered.
+    publish(hub, model="a-picky-model")
+    picky = Picky(
+        lambda asked: completion(f"<think>Hm.</think>Here it is: {judgement_text(asked)} Good luck!"),
+        *refusals("refusals"),
+    )
+    model.says(picky)
+    spent = "select coalesce(sum(tokens), 0)::int from private.model_spending"
+    before = hub.rows(spent)[0][0]
+
+    done = [action(hub, send(hub, **ENQUIRY)) for _ in range(2)]
+
+    assert [each["output"]["decided_by"] for each in done] == ["model"] * 2
+    assert [each["tokens"] for each in done] == [150] * 2
+    assert picky.paid == 2
+    assert hub.rows(spent) == [(before + 300,)]
 
 
 def test_a_short_wait_that_the_server_asks_for_is_kept(hub: Hub, model: ModelServer) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from email.utils import formatdate
 from typing import Any
 
@@ -14,17 +15,20 @@ from hypothesis import strategies as st
 from llm_server import (
     KEY,
     ModelServer,
+    Picky,
+    Refusal,
     Reply,
     completion,
     model_server,
     refusal,
+    refusals,
     said,
     tool_call,
 )
 from pydantic import BaseModel, ConfigDict
 from scale import scaled
 
-from shared import llm
+from shared import dialects, llm
 from shared.llm import Limits, Question, Usage
 from shared.settings import BadSetting, Llm, load_if_set
 
@@ -262,6 +266,114 @@ def test_much_of_anything_is_read_in_no_time(server: ModelServer) -> None:
     asked(completion('{"a":' * 30_000), completion("{ " * 80_000), server=server)
 
     assert time.perf_counter() - started < 3
+
+
+@pytest.mark.parametrize("refused", refusals("refusals"), ids=str)
+def test_what_an_endpoint_does_not_take_is_left_out_or_spelled_the_other_way(
+    server: ModelServer, refused: Refusal
+) -> None:
+    picky = Picky(GOOD, refused)
+
+    (first, second), usage = asked(picky, server=server, times=2)
+
+    assert first == second == Size(size=3)
+    assert (picky.paid, usage.tokens, usage.is_estimated) == (2, 300, False)
+    # Learnt once; and what was not refused is kept.
+    assert usage.requests == len(server.asked) <= 1 + len(refused.refuses) + 1
+    assert server.asked[-1].body == server.asked[-2].body
+    kept = {"max_tokens", "temperature", "json_schema"} - refused.refuses
+    assert kept <= server.asked[-1].parameters
+
+
+def test_all_that_a_model_does_not_take_is_learnt_in_one_question(server: ModelServer) -> None:
+    words = {
+        name: said(400, {"error": {"message": f"{name} is not supported", "param": name}}) for name in PARTS
+    }
+    picky = Picky(GOOD, *(Refusal(name, reply, frozenset({name})) for name, reply in words.items()))
+
+    (answer,), usage = asked(picky, server=server)
+
+    assert (answer, usage.requests, usage.tokens) == (Size(size=3), len(PARTS) + 1, 150)
+    assert server.asked[-1].body.keys() == {"model", "messages"}
+
+
+PARTS = ["temperature", "max_completion_tokens", "json_object", "max_tokens", "json_schema"]
+
+
+def test_the_schema_is_told_where_no_parameter_can_say_it(server: ModelServer) -> None:
+    asked(Picky(GOOD, *refusals("refusals")), server=server)
+
+    assert json.loads(server.asked[-1].system.splitlines()[-1]) == SCHEMA
+
+
+@pytest.mark.parametrize("fault", refusals("faults"), ids=str)
+def test_a_real_fault_is_no_reason_to_ask_otherwise(server: ModelServer, fault: Refusal) -> None:
+    (outcome,), usage = asked(fault.reply, server=server)
+
+    assert (outcome.code, outcome.status) == ("request_refused", fault.reply.status)
+    assert usage.requests == len(server.asked) == 1
+    assert usage.tokens == 0
+
+
+@pytest.mark.parametrize("param", ["max_tokens", "temperature", "response_format"])
+def test_an_endpoint_that_refuses_whatever_it_is_asked_is_soon_left(server: ModelServer, param: str) -> None:
+    refusing = said(400, {"error": {"message": "This is not supported.", "param": param}})
+
+    (outcome,), usage = asked(refusing, server=server)
+
+    assert (outcome.code, usage.requests <= 3, usage.tokens) == ("request_refused", True, 0)
+
+
+def test_what_did_not_help_is_not_remembered(server: ModelServer) -> None:
+    refusing = said(400, {"error": {"message": "This is not supported.", "param": "temperature"}})
+
+    (_, answer), _ = asked(refusing, refusing, GOOD, server=server, times=2)
+
+    assert answer == Size(size=3)
+    assert server.asked[-1].body == server.asked[0].body
+
+
+def test_each_model_of_an_endpoint_is_known_by_itself(server: ModelServer) -> None:
+    picky = Picky(GOOD, *refusals("refusals")[:2])
+    server.says(picky)
+
+    async def ask() -> list[int]:
+        requests = []
+        for model in ("one", "one", "another", "one"):
+            server.asked.clear()
+            await llm.ask(replace(QUESTION, model=model), Size.model_validate, LIMITS, Usage())
+            requests.append(len(server.asked))
+        await llm.close()
+        return requests
+
+    assert asyncio.run(ask()) == [3, 1, 3, 1]
+
+
+def test_many_models_are_not_all_remembered_for_ever() -> None:
+    known = dialects.Known()
+    learnt = dialects.Dialect().without({"temperature"})
+    for number in range(1000):
+        known.learn(f"model-{number}", learnt)
+
+    assert known["model-999"] == learnt
+    assert known["model-0"] == dialects.Dialect()
+    assert len(known) < 200
+
+
+def test_questions_that_learn_at_the_same_time_are_all_answered_and_paid_once(server: ModelServer) -> None:
+    picky = Picky(GOOD, *refusals("refusals"))
+    server.says(picky)
+
+    async def ask() -> int:
+        asking = (llm.ask(QUESTION, Size.model_validate, LIMITS, Usage()) for _ in range(12))
+        assert await asyncio.gather(*asking) == [Size(size=3)] * 12
+        server.asked.clear()
+        await llm.ask(QUESTION, Size.model_validate, LIMITS, Usage())
+        await llm.close()
+        return len(server.asked)
+
+    assert asyncio.run(ask()) == 1
+    assert picky.paid == 13
 
 
 def generated(text: str) -> Reply:

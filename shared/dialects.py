@@ -1,0 +1,113 @@
+"""How an endpoint wants to be asked, learnt from what it refuses.
+
+Many servers speak the API that one vendor made, and each takes other parameters of it. One that it does not take it
+refuses by name and before anything is generated, so that a refusal costs nothing. A parameter that is refused is
+spelled the other way, then left out; a schema becomes `json_object`, then the words of the prompt alone. No way is
+gone back, so that an endpoint which refuses everything is soon left.
+"""
+
+import re
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any, NamedTuple
+
+import orjson
+
+from shared import log
+
+# Some answer 404 where no provider of theirs takes a parameter, or 500 where a server of theirs raised an exception.
+REFUSING = frozenset({400, 404, 422, 500, 501})
+MOST_MODELS = 100
+MOST_TEXTS = 50
+_WAYS: dict[str, tuple[str | None, ...]] = {
+    "limit": ("max_tokens", "max_completion_tokens", None),
+    "temperature": ("temperature", None),
+    "answer": ("json_schema", "json_object", None),
+}
+_NAMES = re.compile(
+    r"(?P<limit>max_(?:completion_)?tokens)"
+    r"|(?P<temperature>temperature)"
+    r"|(?P<answer>response.?format|json.?(?:schema|object|mode)|structured.?output|grammar|requested.parameters)",
+    re.IGNORECASE,
+)
+# What asks for less text names a parameter as well, and no other way of asking helps.
+_TOO_LONG = re.compile(r"context.?(?:length|window|size)", re.IGNORECASE)
+_OTHER_PARAMETERS = re.compile(r"messages|model\b|prompt|input\b")
+# Where a refusal repeats what it was sent.
+_ECHOES = frozenset({"input", "ctx"})
+
+
+class Dialect(NamedTuple):
+    """For each thing that is asked for, how many of its ways were refused."""
+
+    limit: int = 0
+    temperature: int = 0
+    answer: int = 0
+
+    def word(self, thing: str) -> str | None:
+        """How it is asked for; None where it is left out."""
+        return _WAYS[thing][self._asdict()[thing]]
+
+    def without(self, refused: set[str]) -> "Dialect":
+        steps = zip(self._fields, self, strict=True)
+        return Dialect(*(min(way + (thing in refused), len(_WAYS[thing]) - 1) for thing, way in steps))
+
+
+class Known(dict[str, Dialect]):
+    """The dialect of each model of an endpoint, as far as it is known; of too many the earliest is forgotten."""
+
+    def __missing__(self, model: str) -> Dialect:
+        return Dialect()
+
+    def learn(self, model: str, dialect: Dialect) -> None:
+        # Who asked at the same time may have learnt something else.
+        learnt = Dialect(*map(max, self[model], dialect))
+        if learnt == self[model]:
+            return
+        if len(self) >= MOST_MODELS:
+            del self[next(iter(self))]
+        self[model] = learnt
+        log.line("model_dialect", model=model, **{thing: learnt.word(thing) for thing in learnt._fields})
+
+
+def refused(body: bytes) -> set[str]:
+    """The things that a refusal names as what is wrong with the request."""
+    said = body.decode(errors="replace")
+    if _TOO_LONG.search(said):
+        return set()
+    # Only the first in each text: after it come the ways that would be right, or all that there are.
+    firsts = map(_NAMES.search, islice(_texts(said), MOST_TEXTS))
+    return {str(first.lastgroup) for first in firsts if first}
+
+
+def _texts(said: Any, depth: int = 0) -> Iterator[str]:
+    """What a refusal says, wherever it says it; where it names the parameter in a field of its own, that alone."""
+    if depth > 8:
+        return
+    if isinstance(said, str):
+        inner = _json(said)
+        if inner is None:
+            yield said
+        else:
+            yield from _texts(inner, depth + 1)
+    elif isinstance(said, list):
+        for each in said:
+            yield from _texts(each, depth + 1)
+    elif isinstance(said, dict):
+        where = said.get("loc") or said.get("param")
+        path = ".".join(map(str, where)) if isinstance(where, list) else where
+        if isinstance(path, str) and (_NAMES.search(path) or _OTHER_PARAMETERS.match(path)):
+            yield path
+        else:
+            for name, value in said.items():
+                if name not in _ECHOES:
+                    yield from _texts(value, depth + 1)
+
+
+def _json(text: str) -> Any:
+    if text.lstrip()[:1] not in ("{", "["):
+        return None
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return None
