@@ -2,7 +2,7 @@
 
 GET with a member's access token. Sites, agents, jobs, pulls and outgoing webhooks are judged by the database;
 each function is asked whether it answers (OPTIONS, which every endpoint knows), and a provider is configured when
-its settings are there. `state` is degraded when any part is.
+its settings are there, degraded when it decides nothing. `state` is degraded when any part is.
 """
 
 import asyncio
@@ -25,18 +25,19 @@ FRESH_FOR = 15.0
 )
 async def status(person: people.User) -> dict[str, Any]:
     functions, organizations = await asyncio.gather(_functions(), people.call(person, "hub_status"))
-    parts = functions + _providers()
+    parts = [*functions, _model(organizations)]
     every = [*parts, *(part for it in organizations for part in it["components"])]
     is_well = all(part["state"] != "degraded" for part in every)
     return {"state": "ok" if is_well else "degraded", "components": parts, "organizations": organizations}
 
 
-def _providers() -> list[dict[str, str]]:
-    has_model = settings.load_if_set(settings.Llm) is not None
-    reason = (
-        "Agents with a prompt ask it." if has_model else "LLM_* is not set: agents decide by their rules."
-    )
-    return [_part("provider", "llm", "ok" if has_model else "not configured", reason)]
+def _model(organizations: list[dict[str, Any]]) -> dict[str, str]:
+    if settings.load_if_set(settings.Llm) is None:
+        return _part("provider", "llm", "not configured", "LLM_* is not set: agents decide by their rules.")
+    for it in organizations:
+        if it["model_fallback"]:
+            return _part("provider", "llm", "degraded", it["model_fallback"])
+    return _part("provider", "llm", "ok", "Agents with a prompt ask it.")
 
 
 _asked: tuple[float, list[dict[str, str]]] | None = None
