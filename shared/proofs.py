@@ -2,6 +2,8 @@
 
 - static: the secret itself, in `x-webhook-secret`.
 - standard: Standard Webhooks. `webhook-signature` lists signatures `v1,…` of `webhook-id`, `webhook-timestamp` and body.
+  Svix calls the three `svix-…`. Each set is a proof of its own: a relay may leave another's headers beside its own, and
+  no header of one set counts in the other.
 - hmac: `x-hub-signature: sha256=…`, the hex HMAC-SHA256 of `x-hub-timestamp`, a dot and the body.
 - page: `x-page-token`, handed out to a page of an allowed origin a short while ago.
 
@@ -25,6 +27,7 @@ STATIC, STANDARD, HMAC, PAGE = "static", "standard", "hmac", "page"
 TOLERANCE = 300
 PAGE_TOKEN_LIFETIME = 600
 MOST_SIGNATURES = 16
+STANDARD_NAMES = (b"webhook", b"svix")
 
 _TIMESTAMP = re.compile(rb"[0-9]{10}")
 # A dot would leave open where the id ends and the timestamp begins.
@@ -60,8 +63,9 @@ class Proof:
 async def shown(request: Request) -> list[Proof]:
     """What the request shows. Its body is read only for a signature that might hold."""
     proofs: list[Proof] = []
-    if request.has(b"webhook-signature"):
-        proofs.append(await _standard(request))
+    for name in STANDARD_NAMES:
+        if request.has(name + b"-signature"):
+            proofs.append(await _standard(request, name))
     if request.has(b"x-hub-signature"):
         proofs.append(await _hmac(request))
     if request.has(b"x-page-token"):
@@ -123,10 +127,10 @@ def _page_mac(secret: Secret, origin: str, expires: bytes) -> bytes:
     return base64.urlsafe_b64encode(hmac.digest(secret.key, signed, "sha256")).rstrip(b"=")
 
 
-async def _standard(request: Request) -> Proof:
-    message_id = request.credential(b"webhook-id")
-    timestamp = request.credential(b"webhook-timestamp")
-    signatures = request.credential(b"webhook-signature").split(b" ")[:MOST_SIGNATURES]
+async def _standard(request: Request, name: bytes) -> Proof:
+    message_id = request.credential(name + b"-id")
+    timestamp = request.credential(name + b"-timestamp")
+    signatures = request.credential(name + b"-signature").split(b" ")[:MOST_SIGNATURES]
     if not _is_fresh(timestamp):
         return Proof(STANDARD, "timestamp")
     if not _MESSAGE_ID.fullmatch(message_id):

@@ -54,7 +54,7 @@ class Site:
 
 
 def standard(
-    secret: str, body: bytes, message_id: str | None = None, at: float | None = None
+    secret: str, body: bytes, message_id: str | None = None, at: float | None = None, names: str = "webhook"
 ) -> dict[str, Any]:
     """https://www.standardwebhooks.com: base64 of the HMAC of id.timestamp.body by the decoded key."""
     message_id = message_id or f"msg_{uuid.uuid4().hex}"
@@ -62,7 +62,7 @@ def standard(
     key = base64.b64decode(secret.removeprefix("whsec_"))
     mac = hmac.new(key, f"{message_id}.{timestamp}.".encode() + body, hashlib.sha256).digest()
     signature = "v1," + base64.b64encode(mac).decode()
-    return {"webhook-id": message_id, "webhook-timestamp": timestamp, "webhook-signature": signature}
+    return {f"{names}-id": message_id, f"{names}-timestamp": timestamp, f"{names}-signature": signature}
 
 
 def hub_signature(secret: str, body: bytes, at: float | None = None) -> dict[str, Any]:

@@ -87,6 +87,14 @@ def repeated(name: str) -> Callable[[Site, bytes], Any]:
     return lambda site, body: [*site.headers(body).items(), (name, site.headers(body)[name])]
 
 
+def as_svix(*fields: str) -> Callable[[Site, bytes], Any]:
+    """Rightly signed, these of the headers under the names that Svix has for them."""
+    return lambda site, body: {
+        name.replace("webhook", "svix") if name in fields else name: value
+        for name, value in site.headers(body).items()
+    }
+
+
 BROKEN: dict[str, tuple[str, Callable[[Site, bytes], Any]]] = {
     **{
         f"{way} signed {seconds:+} s": (way, at(seconds))
@@ -137,6 +145,36 @@ BROKEN: dict[str, tuple[str, Callable[[Site, bytes], Any]]] = {
     "standard twice": ("standard", repeated("webhook-signature")),
     "standard id twice": ("standard", repeated("webhook-id")),
     "standard time twice": ("standard", repeated("webhook-timestamp")),
+    **{
+        f"standard with {' and '.join(fields)} as Svix names it": ("standard", as_svix(*fields))
+        for fields in (
+            ("webhook-id",),
+            ("webhook-timestamp",),
+            ("webhook-signature",),
+            ("webhook-id", "webhook-timestamp"),
+            ("webhook-id", "webhook-signature"),
+            ("webhook-timestamp", "webhook-signature"),
+        )
+    },
+    "svix of another body": ("standard", lambda site, body: site.headers(body + b" ", names="svix")),
+    "svix at another time": (
+        "standard",
+        lambda site, body: site.headers(body, at=time.time() - 310, names="svix"),
+    ),
+    "svix as v1a": (
+        "standard",
+        lambda site, body: {
+            name: value.replace("v1,", "v1a,") for name, value in site.headers(body, names="svix").items()
+        },
+    ),
+    "svix id twice": (
+        "standard",
+        lambda site, body: [*site.headers(body, names="svix").items(), ("svix-id", "msg_other")],
+    ),
+    "svix signature twice": (
+        "standard",
+        lambda site, body: [*site.headers(body, names="svix").items(), ("svix-signature", "v1,x")],
+    ),
     "standard by the static secret": ("standard", lambda site, body: {"x-webhook-secret": site.secret}),
     "hmac of another body": ("hmac", lambda site, body: site.headers(body + b" ")),
     "hmac without its name": ("hmac", changed("x-hub-signature", lambda it: it[7:])),
@@ -188,6 +226,42 @@ def test_of_several_signatures_one_must_hold_and_unknown_versions_are_skipped(si
     headers["webhook-signature"] = f"v1a,AAAA {wrong}  {headers['webhook-signature']} v9,x"
 
     assert sites["standard"].post(body, headers).status_code == 202
+
+
+def test_svix_headers_are_standard_webhooks_under_other_names(sites: dict[str, Site]) -> None:
+    site, body, message = sites["standard"], a_form(), f"msg_{uuid.uuid4().hex}"
+    named = {names: site.headers(body, message_id=message, names=names) for names in ("svix", "webhook")}
+
+    first, again = site.post(body, named["svix"]), site.post(body, named["webhook"])
+    other = a_form()
+    another_body = site.post(other, site.headers(other, message_id=message, names="svix"))
+
+    assert first.status_code == 202, first.text
+    assert again.json() == {**first.json(), "duplicate": True}
+    assert another_body.status_code == 409
+
+
+def test_of_several_svix_signatures_one_must_hold_and_v1a_is_skipped(sites: dict[str, Site]) -> None:
+    body = a_form()
+    headers = sites["standard"].headers(body, names="svix")
+    headers["svix-signature"] = f"v1a,AAAA v1,AAAA {headers['svix-signature']}"
+
+    assert sites["standard"].post(body, headers).status_code == 202
+
+
+@pytest.mark.parametrize("names", ["webhook", "svix"])
+def test_beside_headers_that_a_relay_leaves_there_those_that_hold_count(
+    sites: dict[str, Site], names: str
+) -> None:
+    body, other = a_form(), {"webhook": "svix", "svix": "webhook"}[names]
+    right = sites["standard"].headers(body, message_id=f"msg_{uuid.uuid4().hex}", names=names)
+    foreign = standard(new_secret("standard"), body, names=other)
+
+    first = sites["standard"].post(body, {**right, **foreign})
+    again = sites["standard"].post(body, right)
+
+    assert first.status_code == 202, first.text
+    assert again.json() == {**first.json(), "duplicate": True}
 
 
 def test_a_signature_that_does_not_hold_is_no_harm_beside_a_secret_that_does(sites: dict[str, Site]) -> None:
