@@ -10,11 +10,12 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import psycopg
 import pytest
 from hubs import web
 from partners import Partner, Received, running_partner
 
-from shared import webhooks
+from shared import outgoing, webhooks
 
 
 @pytest.fixture
@@ -255,7 +256,12 @@ def test_a_partner_that_stalls_holds_up_no_other(
 
 
 def test_an_address_that_only_the_hub_can_reach_is_not_reached(hub: Any, hook: Make) -> None:
-    wish = hook("https://169.254.169.254/latest/meta-data")
+    wish = hook("https://partner.example/latest/meta-data")
+    # As a name would lead there that is a partner's today and tomorrow ours: SQL can know none.
+    hub.as_superuser(
+        "set session_replication_role = 'replica';"
+        f" update public.subscriptions set target = 'https://169.254.169.254/latest/meta-data' where id = '{wish.id}'"
+    )
     wish.emit()
 
     assert hub.until(lambda: wish.deliveries() == ["dead"])
@@ -354,6 +360,7 @@ def test_admins_change_no_webhook_of_another_organization(hub: Any) -> None:
     [
         {"url": "http://partner.example/"},
         {"url": "http://10.0.0.1/"},
+        {"url": "http://8.8.8.8/"},
         {"url": "https://user:pass@partner.example/"},
         {"url": "https://partner.example/#part"},
         {"url": "https://partner.example/a b"},
@@ -381,6 +388,149 @@ def test_what_cannot_be_a_webhook_is_refused(hub: Any, wrong: dict[str, Any]) ->
     answer = hub.rpc("create_webhook_subscription", "ADMIN", **{**right, **wrong})
 
     assert answer.status_code == 422, answer.text
+
+
+NOBODYS_NAME = "the internet has no such name"
+NOT_PUBLIC = "is not public"
+SPELLED = "is not written as four decimal numbers"
+LOOPBACK = ["127.0.0.1", "127.0.0.1.", "127.1.2.3", "localhost", "localhost.", "partner.localhost"]
+NEVER_REACHED = {
+    "10.1.2.3": NOT_PUBLIC,
+    "172.16.0.1": NOT_PUBLIC,
+    "192.168.1.1": NOT_PUBLIC,
+    "169.254.169.254": NOT_PUBLIC,
+    "169.254.169.254.": NOT_PUBLIC,
+    "0.0.0.0": NOT_PUBLIC,
+    "100.64.0.1": NOT_PUBLIC,
+    "224.0.0.1": NOT_PUBLIC,
+    "255.255.255.255": NOT_PUBLIC,
+    "2130706433": SPELLED,
+    "0x7f000001": SPELLED,
+    "0x7f.1": SPELLED,
+    "0x": SPELLED,
+    "0177.0.0.1": SPELLED,
+    "10.0.0.010": SPELLED,
+    "127.1": SPELLED,
+    "8.8.8.8.8": SPELLED,
+    "256.1.1.1": SPELLED,
+    "metadata": NOBODYS_NAME,
+    "metadata.google.internal": NOBODYS_NAME,
+    "internal": NOBODYS_NAME,
+    "printer.local": NOBODYS_NAME,
+    "printer.local.": NOBODYS_NAME,
+    "router.home.arpa": NOBODYS_NAME,
+    "partner.invalid": NOBODYS_NAME,
+    "partner.test": NOBODYS_NAME,
+    "hidden.onion": NOBODYS_NAME,
+    ".example.com": NOBODYS_NAME,
+    "partner..example": NOBODYS_NAME,
+    "partner.example..": NOBODYS_NAME,
+    ".": NOBODYS_NAME,
+    f"{'a' * 64}.example": NOBODYS_NAME,
+    "a." * 126 + "example": NOBODYS_NAME,
+    "[::ffff:10.0.0.1]": "https",
+    "[2606:4700:4700::1111]": "https",
+    "user@partner.example": "https",
+    "partner.example@10.0.0.1": "https",
+    "partner.example\\@10.0.0.1": "https",
+    "%31%30.0.0.1": "https",
+    "partner.example:0": "port",
+    "partner.example:00000": "port",
+    "partner.example:65536": "port",
+    "partner.example:": "https",
+}
+
+
+@pytest.mark.parametrize("host", NEVER_REACHED)
+def test_a_webhook_that_could_never_be_reached_is_refused_when_it_is_made(hub: Any, host: str) -> None:
+    answer = hub.rpc(
+        "create_webhook_subscription", "ADMIN", name=name(), url=f"https://{host}/in", event_types=["form.*"]
+    )
+
+    assert (answer.status_code, answer.json()["details"]) == (422, "bad_url"), answer.text
+    assert NEVER_REACHED[host] in answer.json()["message"]
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("1.1.1.1", "1.1.1.1:1", "100.128.0.1", "partner.example:65535", "partner.example."),
+        *(
+            "10.example.com",
+            "0x7f.example.com",
+            "internal.example.com",
+            "local.example.com",
+            "xn--bcher-kva.example",
+        ),
+    ],
+)
+def test_whatever_may_be_a_partner_may_be_a_webhook(hub: Any, host: str) -> None:
+    answer = hub.rpc(
+        "create_webhook_subscription", "ADMIN", name=name(), url=f"https://{host}/in", event_types=["form.*"]
+    )
+
+    assert answer.status_code == 200, answer.text
+
+
+def test_a_hub_on_one_machine_may_have_partners_there_and_no_other_hub_may(own_hub: Any) -> None:
+    urls = [f"https://{host}/in" for host in LOOPBACK]
+    urls += ["http://127.0.0.1:8443/in", "http://localhost:8443/in", "http://partner.localhost:8443/in"]
+
+    def answered() -> set[int]:
+        made = [
+            own_hub.rpc("create_webhook_subscription", "ADMIN", name=name(), url=url, event_types=["form.*"])
+            for url in urls
+        ]
+        return {answer.status_code for answer in made}
+
+    here = answered()
+    own_hub.sql(
+        "select vault.update_secret(id, 'https://region-project.cloudfunctions.net') from vault.secrets"
+        " where name = 'functions_url'"
+    )
+
+    assert (here, answered()) == ({200}, {422})
+
+
+def test_the_address_of_a_webhook_is_changed_by_nobody_to_one_that_cannot_be_reached(
+    hub: Any, hook: Make, partner: Partner
+) -> None:
+    wish = hook(partner.url)
+
+    patched = web.patch(
+        f"{hub.url}/rest/v1/subscriptions?id=eq.{wish.id}",
+        json={"target": "https://partner.example/"},
+        headers=hub.signed_in("ADMIN"),
+    )
+
+    assert patched.status_code == 403
+    with pytest.raises(psycopg.Error, match=r"10\.0\.0\.1 is not public"):
+        wish.change(target="https://10.0.0.1/")
+    with pytest.raises(psycopg.Error, match=r"10\.0\.0\.2 is not public"):
+        hub.sql(
+            "insert into public.subscriptions (org_id, name, event_types, target_kind, target)"
+            " select org_id, %s, '{form.*}', 'webhook', 'https://10.0.0.2/' from public.subscriptions where id = %s",
+            name(),
+            wish.id,
+        )
+    wish.change(target="https://partner.example/")
+
+
+def test_sql_and_the_sender_know_the_same_addresses_as_public(hub: Any) -> None:
+    edges = [
+        block[at] + step
+        for block in outgoing._CLOSED_V4
+        for at, step in ((0, -1), (0, 0), (-1, 0), (-1, 1))
+        if 0 <= int(block[at]) + step < 2**32
+    ]
+
+    known = hub.rows(
+        "select address, private.webhook_url_problem('https://' || address || '/', false) is null"
+        " from unnest(%s::text[]) as address",
+        [str(edge) for edge in edges],
+    )
+
+    assert known == [(str(edge), outgoing.is_open(edge)) for edge in edges]
 
 
 def test_a_name_is_one_webhooks(hub: Any, hook: Make, partner: Partner) -> None:
