@@ -3,7 +3,8 @@
     python -m deploy.plan [--dry-run]
 
 Migrations go first, and the first failure ends it. No command holds a secret: functions get theirs from
-Secret Manager, and the database's password goes to the Supabase CLI in its environment.
+Secret Manager, and the database's password goes to the Supabase CLI in its environment. What has to be done by hand
+is asked of the platform, and named while it is not done.
 """
 
 import os
@@ -15,12 +16,12 @@ import sys
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 from urllib.parse import unquote
 
+from deploy import checklist
 from deploy.bundle import DIST, FUNCTIONS, ROOT
-
-type Manifest = dict[str, dict[str, Any]]
+from deploy.platform import NotAsked, Nothing, Platform
+from deploy.settings import PUBLIC, Entry, Environment, Functions, Manifest, problems, remarks, settings
 
 NEEDED = {
     "GCP_PROJECT": "the Google Cloud project",
@@ -29,41 +30,8 @@ NEEDED = {
     "SUPABASE_DB_PASSWORD": "of role postgres, unless it stands in SUPABASE_DB_URL",
 }
 PROGRAMS = {"supabase": "the Supabase CLI", "gcloud": "the Google Cloud CLI"}
-# What goes along as it stands here; every other setting is a secret.
-PUBLIC_SETTINGS = {
-    "SUPABASE_URL": "the project's",
-    "SUPABASE_PUBLISHABLE_KEY": "the project's",
-    "LLM_BASE_URL": "of an OpenAI-compatible endpoint, as in https://api.openai.com/v1",
-    "LLM_MODEL": "the model for agents whose version names none",
-    "TRUSTED_PROXIES": "how many proxies stand before every function",
-    "FUNCTIONS_URL": "below which the functions are",
-    "HUB_FUNCTIONS": "the names of all functions, with blanks between",
-}
-# Of Cloud Run, where one proxy of Google's stands before every function; a load balancer before that is another.
-USUAL = {"TRUSTED_PROXIES": "1"}
 # Each holds up to four connections, and a small pooler serves 200 clients.
 MAX_INSTANCES = 10
-
-ONCE = """\
-Once, by hand:
-
-  Secret Manager, readable by the functions' service account:
-{secrets}
-
-  psql, as postgres:
-    \\password hub_service
-    -- DATABASE_URL: postgresql://hub_service.<ref>:…@<pooler host>:6543/postgres
-    select vault.create_secret('{functions_url}', 'functions_url');
-    select vault.create_secret('…', 'hub_invoke_secret');  -- equal to HUB_INVOKE_SECRET
-    select private.set_site_secret('<site>', '…');  -- for each site that has one; make new-site makes one that signs
-
-  A clock outside of the database, for when pg_net or pg_cron stands still:
-    gcloud scheduler jobs create http sweep --location {region} --schedule '* * * * *' --http-method POST \\
-      --uri {functions_url}/sweep --headers "apikey=$HUB_INVOKE_SECRET" --attempt-deadline 60s
-
-  After each deployment, since pg_net hangs up after two seconds and a batch may take longer:
-    gcloud run services update <function that the hub calls> --no-cpu-throttling
-"""
 
 
 @dataclass(frozen=True)
@@ -84,17 +52,38 @@ class Command:
         return subprocess.run(self.arguments, cwd=ROOT, env=own).returncode
 
 
+@dataclass(frozen=True)
+class Standing:
+    """What is there already, as far as the platform said it."""
+
+    platform: Nothing
+    functions: Functions
+    not_asked: str | None = None
+
+    @classmethod
+    def asked(cls, environment: Environment) -> "Standing":
+        try:
+            platform = Platform(environment, _database(environment))
+            return cls(platform, platform.functions())
+        except NotAsked as reason:
+            return cls(Nothing(), None, str(reason))
+
+
 def main() -> int:
-    manifest = tomllib.loads((FUNCTIONS / "manifest.toml").read_text())
-    environment = _without_password_in_url(os.environ)
-    commands = plan(manifest, environment)
-    missing = _missing(manifest, environment)
-    if "--dry-run" in sys.argv[1:]:
-        print(*commands, checklist(manifest, environment), sep="\n\n")
+    manifest: Manifest = tomllib.loads((FUNCTIONS / "manifest.toml").read_text())
+    environment = _completed(manifest, _without_password_in_url(os.environ))
+    is_dry_run = "--dry-run" in sys.argv[1:]
+    standing = Standing.asked(environment)
+    commands = plan(manifest, environment, standing.functions)
+    if is_dry_run:
+        print(*commands, "", sep="\n\n")
+    print(*remarks(manifest, environment, standing.functions), sep="\n", end="\n\n")
+    needed = _say_by_hand(manifest, environment, standing)
+    missing = _missing(manifest, environment, standing.functions)
+    if is_dry_run:
         _say("Before it can be deployed, this is missing:", missing)
         return 0
-    print(f"{checklist(manifest, environment)}\n", flush=True)
-    missing = missing or _missing_account()
+    missing = missing or ([standing.not_asked] if standing.not_asked else needed)
     if missing:
         _say("Nothing was done. Missing:", missing)
         return 2
@@ -104,26 +93,17 @@ def main() -> int:
         if status:
             print(f"\nStopped: this failed with status {status}.", file=sys.stderr)
             return status
+    print()
+    _say_by_hand(manifest, environment, Standing.asked(environment))
     return 0
 
 
-def plan(manifest: Manifest, environment: Mapping[str, str]) -> list[Command]:
-    environment = _completed(manifest, environment)
-    functions = [_deploy(name, entry, environment) for name, entry in manifest.items()]
-    return [_push_migrations(environment), *functions]
+def plan(manifest: Manifest, environment: Environment, functions: Functions = None) -> list[Command]:
+    deployments = [_deploy(name, entry, environment, functions) for name, entry in manifest.items()]
+    return [_push_migrations(environment), *deployments]
 
 
-def checklist(manifest: Manifest, environment: Mapping[str, str]) -> str:
-    secrets = sorted({name for entry in manifest.values() for name in _secrets(entry, environment)})
-    create = [f"    gcloud secrets create {name} --data-file=-" for name in secrets]
-    return ONCE.format(
-        secrets="\n".join(create),
-        functions_url=_completed(manifest, environment)["FUNCTIONS_URL"],
-        region=_value("GCP_REGION", environment),
-    )
-
-
-def _completed(manifest: Manifest, environment: Mapping[str, str]) -> dict[str, str]:
+def _completed(manifest: Manifest, environment: Environment) -> dict[str, str]:
     """With what follows from the rest."""
     project, region = _value("GCP_PROJECT", environment), _value("GCP_REGION", environment)
     return {
@@ -133,7 +113,7 @@ def _completed(manifest: Manifest, environment: Mapping[str, str]) -> dict[str, 
     }
 
 
-def _push_migrations(environment: Mapping[str, str]) -> Command:
+def _push_migrations(environment: Environment) -> Command:
     # The vault stays as it is: what this environment calls SUPABASE_URL may well be a local hub.
     url = _value("SUPABASE_DB_URL", environment)
     return Command(
@@ -143,13 +123,14 @@ def _push_migrations(environment: Mapping[str, str]) -> Command:
     )
 
 
-def _deploy(name: str, entry: dict[str, Any], environment: Mapping[str, str]) -> Command:
-    secrets = ",".join(f"{secret}={secret}:latest" for secret in _secrets(entry, environment))
-    public = ",".join(
-        f"{name}={_value(name, environment)}"
-        for name in _settings(entry, environment)
-        if name in PUBLIC_SETTINGS
-    )
+def _database(environment: Environment) -> dict[str, str]:
+    """What the Supabase CLI finds in its environment when it asks."""
+    password = environment.get("SUPABASE_DB_PASSWORD", "")
+    return {"PGSSLMODE": environment.get("PGSSLMODE", "require"), "PGPASSWORD": password}
+
+
+def _deploy(name: str, entry: Entry, environment: Environment, functions: Functions) -> Command:
+    given = settings(name, entry, environment, functions)
     options = {
         "project": _value("GCP_PROJECT", environment),
         "region": _value("GCP_REGION", environment),
@@ -164,33 +145,29 @@ def _deploy(name: str, entry: dict[str, Any], environment: Mapping[str, str]) ->
         "min-instances": entry.get("min_instances", 0),
         "max-instances": entry.get("max_instances", MAX_INSTANCES),
     }
+    # What these do not name stays as it is, unlike with --set-env-vars and --set-secrets.
+    changes = {
+        "remove-secrets": given.removed_secrets,
+        "remove-env-vars": given.removed_variables,
+        "update-secrets": [f"{secret}={secret}:latest" for secret in given.secrets],
+        "update-env-vars": [f"{variable}={value}" for variable, value in given.variables.items()],
+    }
+    options |= {option: ",".join(them) for option, them in changes.items() if them}
     return Command(
         [
             *("gcloud", "functions", "deploy", name.replace("_", "-"), "--gen2", "--quiet"),
             # Every endpoint knows its callers itself, and a database that calls one has no Google account.
             *("--trigger-http", "--allow-unauthenticated"),
             *(word for option, value in options.items() for word in (f"--{option}", str(value))),
-            *(("--set-secrets", secrets) if secrets else ("--clear-secrets",)),
-            *(("--set-env-vars", public) if public else ("--clear-env-vars",)),
         ]
     )
 
 
-def _secrets(entry: dict[str, Any], environment: Mapping[str, str]) -> list[str]:
-    return [name for name in _settings(entry, environment) if name not in PUBLIC_SETTINGS]
+def _value(name: str, environment: Environment) -> str:
+    return environment.get(name) or f"<{name}>"
 
 
-def _settings(entry: dict[str, Any], environment: Mapping[str, str]) -> list[str]:
-    """With the optional ones when any of them stands in the environment: one alone would not let it start."""
-    optional: list[str] = entry.get("optional_settings", [])
-    return [*entry["settings"], *(optional if any(environment.get(name) for name in optional) else [])]
-
-
-def _value(name: str, environment: Mapping[str, str]) -> str:
-    return environment.get(name) or USUAL.get(name) or f"<{name}>"
-
-
-def _without_password_in_url(environment: Mapping[str, str]) -> dict[str, str]:
+def _without_password_in_url(environment: Environment) -> dict[str, str]:
     """The environment with the database's password in SUPABASE_DB_PASSWORD only."""
     url = re.fullmatch(r"(\w+://[^:@/]+):(.*)(@[^@]+)", environment.get("SUPABASE_DB_URL", ""))
     if url is None:
@@ -198,18 +175,36 @@ def _without_password_in_url(environment: Mapping[str, str]) -> dict[str, str]:
     return {**environment, "SUPABASE_DB_URL": url[1] + url[3], "SUPABASE_DB_PASSWORD": unquote(url[2])}
 
 
-def _missing(manifest: Manifest, environment: Mapping[str, str]) -> list[str]:
-    environment = _completed(manifest, environment)
-    used = {name for entry in manifest.values() for name in _settings(entry, environment)} - USUAL.keys()
-    public = {name: what for name, what in PUBLIC_SETTINGS.items() if name in used}
-    settings = [f"{name}: {what}" for name, what in {**NEEDED, **public}.items() if not environment.get(name)]
-    return settings + [f"{name}: {what}" for name, what in PROGRAMS.items() if not shutil.which(name)]
+def _missing(manifest: Manifest, environment: Environment, functions: Functions) -> list[str]:
+    found = [settings(name, entry, environment, functions) for name, entry in manifest.items()]
+    unset = {name: PUBLIC[name] for name in PUBLIC if any(name in it.missing for it in found)}
+    unset = {name: what for name, what in NEEDED.items() if not environment.get(name)} | unset
+    missing = [f"{name}: {what}" for name, what in unset.items()]
+    missing += [f"{name}: {what}" for name, what in PROGRAMS.items() if not shutil.which(name)]
+    return missing + list(dict.fromkeys(problems(manifest, environment, functions)))
 
 
-def _missing_account() -> list[str]:
-    command = ["gcloud", "auth", "list", "--filter=status:ACTIVE", "--format=value(account)"]
-    account = subprocess.run(command, capture_output=True, text=True).stdout.strip()
-    return [] if account else ["a Google account: gcloud auth login"]
+def _say_by_hand(manifest: Manifest, environment: Environment, standing: Standing) -> list[str]:
+    """Print what is left to do by hand; answers what of it a deployment cannot do without."""
+    given = [settings(name, entry, environment, standing.functions) for name, entry in manifest.items()]
+    # Cloud Scheduler waits for the answer, as the database does not.
+    called = [name.replace("_", "-") for name, entry in manifest.items() if entry["caller"] == "hub"]
+    hub = checklist.Hub(
+        project=shlex.quote(_value("GCP_PROJECT", environment)),
+        region=shlex.quote(_value("GCP_REGION", environment)),
+        functions_url=environment["FUNCTIONS_URL"],
+        secrets={secret for it in given for secret in it.secrets},
+        called=[name for name in called if name != checklist.CLOCK],
+    )
+    parts = checklist.parts(hub, standing.platform)
+    if standing.not_asked:
+        print(
+            f"What is there already could not be asked: {standing.not_asked}. A new project needs, by hand:"
+        )
+    else:
+        print("Left to do by hand:" if parts else "Asked of the platform: nothing is left to do by hand.")
+    print(*parts, sep="\n\n", flush=True)
+    return [step.what for part in parts if not part.not_asked for step in part.steps if step.is_needed]
 
 
 def _say(heading: str, lines: list[str]) -> None:
