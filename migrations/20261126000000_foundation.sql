@@ -3140,6 +3140,9 @@ comment on function private.wants is 'Whether one of the patterns names this eve
 
 -- work/webhook_urls.sql
 -- Which URLs a webhook can have.
+--
+-- A URL that could never be reached is refused when a webhook is made or changed. The addresses behind a name are known
+-- only when something is sent: there the sender looks at each one, by the same ranges.
 
 -- Where the hub runs on one machine, partners may be on it too. Everywhere else a URL has TLS.
 create function private.is_webhook_url(url text)
@@ -3153,6 +3156,42 @@ as $$
 $$;
 comment on function private.is_webhook_url is 'Whether a webhook can have this URL: https without user or fragment; http on loopback, which only a local hub sends to.';
 grant execute on function private.is_webhook_url to authenticated;
+
+create function private.webhook_url_problem(url text, may_be_local boolean)
+returns text
+language plpgsql
+immutable
+set search_path = ''
+as $$
+declare
+  host text := regexp_replace(substring(url from '^https?://([^/:?]*)'), '\.$', '');
+  port integer := substring(url from '^https?://[^/:?]*:([0-9]{1,5})');
+  octet constant text := '(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])';
+begin
+  if not coalesce(private.is_webhook_url(url), false) or (url like 'http:%' and not may_be_local) then
+    return 'A webhook''s URL is https with the name of a host, in lower case up to its path, without user or fragment.';
+  elsif port not between 1 and 65535 then
+    return 'A webhook''s port is between 1 and 65535.';
+  elsif may_be_local and (host ~ '(^|\.)localhost$' or host ~ ('^127(\.' || octet || '){3}$')) then
+    return null;
+  -- Resolvers take a host that ends in a number for an address, in whatever notation: 127.1 and 0x7f.1 are 127.0.0.1.
+  elsif host ~ '(^|\.)([0-9]+|0x[0-9a-f]*)$' then
+    if host !~ ('^' || octet || '(\.' || octet || '){3}$') then
+      return format('The address %s is not written as four decimal numbers.', host);
+    elsif host::inet <<= any (
+      '{0.0.0.0/8,10.0.0.0/8,100.64.0.0/10,127.0.0.0/8,169.254.0.0/16,172.16.0.0/12,192.0.0.0/24,192.0.2.0/24,
+        192.88.99.0/24,192.168.0.0/16,198.18.0.0/15,198.51.100.0/24,203.0.113.0/24,224.0.0.0/3}'::inet[]) then
+      return format('The address %s is not public.', host);
+    end if;
+  -- The endings are those reserved for use inside a network, or for none. Documents use example, and so do tests.
+  elsif length(host) > 253 or host !~ '^[^.]{1,63}(\.[^.]{1,63})+$'
+    or host ~ '(^|\.)(localhost|local|internal|home\.arpa|invalid|test|onion|alt)$' then
+    return format('A webhook cannot go to %s: the internet has no such name.', host);
+  end if;
+  return null;
+end;
+$$;
+comment on function private.webhook_url_problem is 'Why a webhook with this URL could never be reached, as a sentence; null when it might be.';
 
 -- work/subscriptions.sql
 -- Subscriptions: events of some types are brought to a function or a URL.
@@ -3204,12 +3243,34 @@ end;
 $$;
 comment on function private.name_subscribed_types is 'Trigger: subscriptions hold names, not aliases.';
 
+-- security definer: whoever makes a webhook does not read the vault, which knows whether the hub runs on one machine.
+create function private.refuse_unreachable_webhook()
+returns trigger
+language plpgsql
+security definer
+set search_path = ''
+as $$
+declare
+  problem text := private.webhook_url_problem(new.target, exists (
+    select from vault.decrypted_secrets
+    where decrypted_secrets.name = 'functions_url' and decrypted_secrets.decrypted_secret like 'http://127.0.0.1:%'));
+begin
+  if problem is not null then
+    perform private.fail(422, 'bad_url', problem);
+  end if;
+  return new;
+end;
+$$;
+comment on function private.refuse_unreachable_webhook is 'Trigger: a webhook has a URL that a partner can be reached at.';
+
 create trigger subscriptions_touch before update on public.subscriptions
   for each row execute function private.touch_updated_at();
 create trigger subscriptions_audit after insert or update or delete on public.subscriptions
   for each row execute function private.audit_change('all');
 create trigger subscriptions_names before insert or update of event_types on public.subscriptions
   for each row execute function private.name_subscribed_types();
+create trigger subscriptions_reachable before insert or update of target, target_kind on public.subscriptions
+  for each row when (new.target_kind = 'webhook') execute function private.refuse_unreachable_webhook();
 
 alter table public.subscriptions enable row level security;
 alter table public.subscriptions force row level security;
@@ -3438,10 +3499,6 @@ begin
     perform private.fail(403, 'not_permitted', 'Your role may not make webhooks.');
   elsif cardinality(mine) > 1 then
     perform private.fail(422, 'which_organization', 'Say for which organization: org_id.');
-  elsif not coalesce(private.is_webhook_url(url), false)
-    or (url like 'http:%' and not exists (
-      select from vault.decrypted_secrets where decrypted_secrets.name = 'functions_url' and decrypted_secrets.decrypted_secret like 'http://127.0.0.1:%')) then
-    perform private.fail(422, 'bad_url', 'A webhook''s URL is https, in lower case up to its path, without user or fragment.');
   elsif coalesce(trim(name), '') = '' or length(name) > 100 then
     perform private.fail(422, 'bad_name', 'A webhook has a name of up to 100 characters.');
   elsif coalesce(cardinality(event_types), 0) not between 1 and 100
@@ -4933,6 +4990,9 @@ create view public.agent_scorecards with (security_invoker = true) as
   group by org_id, agent_id, agent, (created_at at time zone 'UTC')::date;
 comment on view public.agent_scorecards is 'Per agent and day of the last 90: runs and how they ended. Self-resolved only if the person did not come back within came_back_days.';
 grant select on public.agent_scorecards to authenticated, service_role;
+-- Else a write is a 500: Postgres says what a view cannot do before it asks who may.
+create trigger agent_scorecards_read_only instead of insert or update or delete on public.agent_scorecards
+  for each row execute function private.refuse_change();
 
 create function public.agent_scorecard(
   agent text, since timestamptz default now() - interval '30 days', until timestamptz default now(), org_id uuid default null)
@@ -6416,6 +6476,7 @@ begin
       select jsonb_build_object(
         'organization', (select organizations.slug from public.organizations where organizations.id = organization),
         'open_alerts', (select count(*) from public.alerts where alerts.org_id = organization and alerts.closed_at is null),
+        'model_fallback', (select found.message from private.check_model_fallback(organization, '{}', now()) as found),
         'components', coalesce(jsonb_agg(to_jsonb(part)), '[]'))
       from (
         select * from private.site_components(organization)
@@ -6446,20 +6507,22 @@ as $$
   select
     'agent', coalesce(agents.name, replace(known.kind, '_', '-')),
     case
-      when agents.id is null or versions.id is null or wishes.count = 0 then 'not configured'
-      when agents.status in ('paused', 'blocked') or agents.autonomy = 'off' or wishes.willing = 0 or work.dead > 0 or work.waited > interval '1 minute' then 'degraded'
+      when agents.id is null or versions.id is null or subscribed.count = 0 then 'not configured'
+      when agents.status in ('paused', 'blocked') or agents.autonomy = 'off' or subscribed.willing = 0 or work.dead > 0 or work.waited > interval '1 minute'
+        or fallen.message is not null then 'degraded'
       else 'ok'
     end,
     case
       when agents.id is null then 'There is no agent of this kind.'
       when versions.id is null then 'No version of it is published.'
-      when wishes.count = 0 then 'Nothing is brought to it: it has no subscription.'
+      when subscribed.count = 0 then 'Nothing is brought to it: it has no subscription.'
       when agents.status in ('paused', 'blocked') then format('It is %s.', agents.status)
       when agents.autonomy = 'off' then 'It is switched off.'
       when everything.is_paused then 'Everything is paused (system_controls).'
-      when wishes.willing = 0 then 'Its subscription or its organization is paused.'
+      when subscribed.willing = 0 then 'Its subscription or its organization is paused.'
       when work.dead > 0 then format('%s deliveries are dead and wait for a replay.', work.dead)
       when work.waited > interval '1 minute' then format('Work has waited for %s seconds.', extract(epoch from work.waited)::integer)
+      when fallen.message is not null then fallen.message
       else format('Version %s decides%s.', versions.version, case when agents.autonomy = 'auto' then '' else ', and a person reviews' end)
     end
   from (values ('lead_qualifier'), ('data_monitor'), ('email_responder'), ('voice_intake'), ('campaign_dialer')) as known (kind)
@@ -6468,12 +6531,13 @@ as $$
     select exists (select from public.system_controls where system_controls.name = 'global_pause' and system_controls.is_on) as is_paused
   ) as everything
   left join public.agent_versions as versions on versions.agent_id = agents.id and versions.status = 'published'
+  left join private.fallbacks(agent_components.org_id) as fallen on fallen.agent_id = agents.id
   left join lateral (
     select count(*) as count, count(willing.id) as willing
     from public.subscriptions
     left join private.willing_subscriptions as willing on willing.id = subscriptions.id
     where subscriptions.org_id = agents.org_id and subscriptions.agent_id = agents.id
-  ) as wishes on true
+  ) as subscribed on true
   left join lateral (
     select
       (select count(*)
@@ -6701,6 +6765,62 @@ as $$
   end;
 $$;
 comment on function private.cron_interval is 'How far apart a schedule''s runs are; null for what runs less than daily or at odd times.';
+
+-- watch/check_models.sql
+-- The check of models: one that is asked and never decides.
+--
+-- An action says it: the output of one for which a model was asked in vain names the reason as `fallback`. A day whose
+-- limit is used up is as the organization wished, unless not even one question fits into it.
+
+create function private.fallbacks(org_id uuid, at_least integer default 3)
+returns table (agent_id uuid, message text)
+language sql
+stable
+set search_path = ''
+as $$
+  select
+    agents.id,
+    format('The model decided none of the last %s runs of %s: %s.', streak.runs, agents.name,
+           regexp_replace(streak.reason, '^decided by the rules: ', ''))
+  from public.agents
+  cross join lateral (
+    -- While a model is left alone, the reason is why.
+    select count(*) as runs, (array_agg(run.reason order by run.fallback = 'resting', run.id desc))[1] as reason
+    from (
+      select latest.*, bool_or(latest.fallback is null) over (order by latest.id desc) as is_before
+      from (
+        select agent_actions.id, agent_actions.created_at, agent_actions.output ->> 'fallback' as fallback,
+               agent_actions.reasons[cardinality(agent_actions.reasons)] as reason
+        from public.agent_actions
+        where agent_actions.org_id = agents.org_id and agent_actions.agent_id = agents.id and agent_actions.outcome <> 'failed'
+        order by agent_actions.id desc
+        limit 100
+      ) as latest
+      where latest.fallback is distinct from 'limit_day'
+        or not exists (
+          select from private.model_spending
+          where model_spending.org_id = agents.org_id and model_spending.day = (latest.created_at at time zone 'UTC')::date
+            and model_spending.tokens > 0)
+    ) as run
+    where not run.is_before
+  ) as streak
+  where agents.org_id = fallbacks.org_id and streak.runs >= at_least;
+$$;
+comment on function private.fallbacks is 'Agents for which the rules stepped in at least so many times since their model last decided, and why.';
+
+create function private.check_model_fallback(org_id uuid, config jsonb, at timestamptz)
+returns setof private.finding
+language sql
+stable
+set search_path = ''
+as $$
+  select
+    'llm', 'warning'::public.alert_severity, string_agg(fallen.message, ' ' order by fallen.message),
+    jsonb_build_object('agents', jsonb_agg(fallen.agent_id)), null::uuid
+  from private.fallbacks(check_model_fallback.org_id, coalesce((config ->> 'model_fallbacks_min')::integer, 3)) as fallen
+  having count(*) > 0;
+$$;
+comment on function private.check_model_fallback is 'The model, when it decides nothing that it is asked.';
 
 -- watch/check_pulls.sql
 -- Checks of pulls: stale, failed, and what a push should have brought.
@@ -7745,7 +7865,7 @@ set search_path = ''
 as $$
 declare
   kinds constant text[] :=
-    '{site_silent,deliveries_stuck,function_failing,pull_stale,pull_failed,pull_gaps,job_late,signatures_refused,duplicates_spike,kind_unknown}';
+    '{site_silent,deliveries_stuck,function_failing,pull_stale,pull_failed,pull_gaps,job_late,signatures_refused,duplicates_spike,kind_unknown,model_fallback}';
   checked text;
   findings private.finding[];
   finding private.finding;
@@ -7836,6 +7956,10 @@ begin
   where alerts.kind = 'site_silent' and alerts.closed_at is null
     and sites.org_id = alerts.org_id and sites.id = alerts.site_id
     and private.last_arrival(sites, now()) > alerts.opened_at;
+  -- One decision ends it, however many the monitor waited for.
+  update public.alerts set closed_at = now()
+  where alerts.kind = 'model_fallback' and alerts.closed_at is null
+    and not exists (select from private.fallbacks(alerts.org_id, 1));
   perform private.notify_held_back();
 end;
 $$;

@@ -16,7 +16,7 @@ import psycopg
 import pytest
 from emulator.postgres import Postgres, PostgresUnavailable, free_port, remove, unprivileged_account
 from emulator.process import Child
-from emulator.scratch import Database, Server, new_state, running_postgres
+from emulator.scratch import Database, Server, running_postgres
 from emulator.stack import Watchdog
 from emulator.state import State
 from hubs import ROOT, Hub, command, running_hub, start_hub, web

@@ -40,6 +40,9 @@ create view public.agent_scorecards with (security_invoker = true) as
   group by org_id, agent_id, agent, (created_at at time zone 'UTC')::date;
 comment on view public.agent_scorecards is 'Per agent and day of the last 90: runs and how they ended. Self-resolved only if the person did not come back within came_back_days.';
 grant select on public.agent_scorecards to authenticated, service_role;
+-- Else a write is a 500: Postgres says what a view cannot do before it asks who may.
+create trigger agent_scorecards_read_only instead of insert or update or delete on public.agent_scorecards
+  for each row execute function private.refuse_change();
 
 create function public.agent_scorecard(
   agent text, since timestamptz default now() - interval '30 days', until timestamptz default now(), org_id uuid default null)

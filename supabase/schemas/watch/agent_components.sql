@@ -9,20 +9,22 @@ as $$
   select
     'agent', coalesce(agents.name, replace(known.kind, '_', '-')),
     case
-      when agents.id is null or versions.id is null or wishes.count = 0 then 'not configured'
-      when agents.status in ('paused', 'blocked') or agents.autonomy = 'off' or wishes.willing = 0 or work.dead > 0 or work.waited > interval '1 minute' then 'degraded'
+      when agents.id is null or versions.id is null or subscribed.count = 0 then 'not configured'
+      when agents.status in ('paused', 'blocked') or agents.autonomy = 'off' or subscribed.willing = 0 or work.dead > 0 or work.waited > interval '1 minute'
+        or fallen.message is not null then 'degraded'
       else 'ok'
     end,
     case
       when agents.id is null then 'There is no agent of this kind.'
       when versions.id is null then 'No version of it is published.'
-      when wishes.count = 0 then 'Nothing is brought to it: it has no subscription.'
+      when subscribed.count = 0 then 'Nothing is brought to it: it has no subscription.'
       when agents.status in ('paused', 'blocked') then format('It is %s.', agents.status)
       when agents.autonomy = 'off' then 'It is switched off.'
       when everything.is_paused then 'Everything is paused (system_controls).'
-      when wishes.willing = 0 then 'Its subscription or its organization is paused.'
+      when subscribed.willing = 0 then 'Its subscription or its organization is paused.'
       when work.dead > 0 then format('%s deliveries are dead and wait for a replay.', work.dead)
       when work.waited > interval '1 minute' then format('Work has waited for %s seconds.', extract(epoch from work.waited)::integer)
+      when fallen.message is not null then fallen.message
       else format('Version %s decides%s.', versions.version, case when agents.autonomy = 'auto' then '' else ', and a person reviews' end)
     end
   from (values ('lead_qualifier'), ('data_monitor'), ('email_responder'), ('voice_intake'), ('campaign_dialer')) as known (kind)
@@ -31,12 +33,13 @@ as $$
     select exists (select from public.system_controls where system_controls.name = 'global_pause' and system_controls.is_on) as is_paused
   ) as everything
   left join public.agent_versions as versions on versions.agent_id = agents.id and versions.status = 'published'
+  left join private.fallbacks(agent_components.org_id) as fallen on fallen.agent_id = agents.id
   left join lateral (
     select count(*) as count, count(willing.id) as willing
     from public.subscriptions
     left join private.willing_subscriptions as willing on willing.id = subscriptions.id
     where subscriptions.org_id = agents.org_id and subscriptions.agent_id = agents.id
-  ) as wishes on true
+  ) as subscribed on true
   left join lateral (
     select
       (select count(*)

@@ -35,6 +35,7 @@ begin
       select jsonb_build_object(
         'organization', (select organizations.slug from public.organizations where organizations.id = organization),
         'open_alerts', (select count(*) from public.alerts where alerts.org_id = organization and alerts.closed_at is null),
+        'model_fallback', (select found.message from private.check_model_fallback(organization, '{}', now()) as found),
         'components', coalesce(jsonb_agg(to_jsonb(part)), '[]'))
       from (
         select * from private.site_components(organization)

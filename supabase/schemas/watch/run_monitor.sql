@@ -36,7 +36,7 @@ set search_path = ''
 as $$
 declare
   kinds constant text[] :=
-    '{site_silent,deliveries_stuck,function_failing,pull_stale,pull_failed,pull_gaps,job_late,signatures_refused,duplicates_spike,kind_unknown}';
+    '{site_silent,deliveries_stuck,function_failing,pull_stale,pull_failed,pull_gaps,job_late,signatures_refused,duplicates_spike,kind_unknown,model_fallback}';
   checked text;
   findings private.finding[];
   finding private.finding;
@@ -127,6 +127,10 @@ begin
   where alerts.kind = 'site_silent' and alerts.closed_at is null
     and sites.org_id = alerts.org_id and sites.id = alerts.site_id
     and private.last_arrival(sites, now()) > alerts.opened_at;
+  -- One decision ends it, however many the monitor waited for.
+  update public.alerts set closed_at = now()
+  where alerts.kind = 'model_fallback' and alerts.closed_at is null
+    and not exists (select from private.fallbacks(alerts.org_id, 1));
   perform private.notify_held_back();
 end;
 $$;

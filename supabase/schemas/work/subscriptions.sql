@@ -47,12 +47,34 @@ end;
 $$;
 comment on function private.name_subscribed_types is 'Trigger: subscriptions hold names, not aliases.';
 
+-- security definer: whoever makes a webhook does not read the vault, which knows whether the hub runs on one machine.
+create function private.refuse_unreachable_webhook()
+returns trigger
+language plpgsql
+security definer
+set search_path = ''
+as $$
+declare
+  problem text := private.webhook_url_problem(new.target, exists (
+    select from vault.decrypted_secrets
+    where decrypted_secrets.name = 'functions_url' and decrypted_secrets.decrypted_secret like 'http://127.0.0.1:%'));
+begin
+  if problem is not null then
+    perform private.fail(422, 'bad_url', problem);
+  end if;
+  return new;
+end;
+$$;
+comment on function private.refuse_unreachable_webhook is 'Trigger: a webhook has a URL that a partner can be reached at.';
+
 create trigger subscriptions_touch before update on public.subscriptions
   for each row execute function private.touch_updated_at();
 create trigger subscriptions_audit after insert or update or delete on public.subscriptions
   for each row execute function private.audit_change('all');
 create trigger subscriptions_names before insert or update of event_types on public.subscriptions
   for each row execute function private.name_subscribed_types();
+create trigger subscriptions_reachable before insert or update of target, target_kind on public.subscriptions
+  for each row when (new.target_kind = 'webhook') execute function private.refuse_unreachable_webhook();
 
 alter table public.subscriptions enable row level security;
 alter table public.subscriptions force row level security;
