@@ -5559,6 +5559,71 @@ $$;
 comment on function private.review_action_for_caller is 'Let an agent''s proposal take effect, or not.';
 grant execute on function private.review_action_for_caller to authenticated;
 
+-- intake/record_submission.sql
+-- Recording a submission: whether the secret is valid and it is the sender's turn, then once, whatever it is.
+--
+-- A kind that the catalogue does not know is stored and opens no lead. A browser is believed less: it may send what
+-- opens a lead, its keys are its own, and all else it says is quarantined.
+
+create type private.submission as (
+  kind            text,
+  is_sure         boolean,
+  form            jsonb,
+  reading         jsonb,
+  contact         jsonb,
+  idempotency_key text,
+  submission_id   text,
+  quarantine      text,
+  occurred_at     timestamptz,
+  trace_id        text,
+  secret_id       uuid,
+  from_page       boolean,
+  pulled_by       text
+);
+comment on type private.submission is
+  'What a site sent: the form as it came, how it is read in our words, who it is from, and by which keys it is known.';
+
+-- security definer: hub_service may touch no table itself.
+create function hub.record_submission(secret_id uuid, submission jsonb, address text default null)
+returns jsonb
+language plpgsql
+security definer
+set search_path = ''
+as $$
+declare
+  shown record;
+  site public.sites;
+  said private.submission := jsonb_populate_record(null::private.submission, submission);
+begin
+  select site_secrets.kind, sites as site into shown
+  from private.site_secrets
+  join public.sites on sites.id = site_secrets.site_id and sites.enabled
+  join public.organizations on organizations.id = sites.org_id and organizations.closed_at is null
+  where site_secrets.id = record_submission.secret_id
+    and site_secrets.valid_from <= now()
+    and coalesce(site_secrets.valid_to, 'infinity') > now();
+  if not found then
+    perform private.fail(401, 'unknown_secret', 'The secret of this site is missing or wrong.');
+  end if;
+  site := shown.site;
+  said.secret_id := record_submission.secret_id;
+  said.from_page := shown.kind = 'page';
+  said.pulled_by := null;
+
+  -- The address first: one that sends too much must not use up the turns of others.
+  if said.from_page then
+    perform private.take_address_turn(site.id, 'page', coalesce(address, 'unknown'), site.max_per_minute_per_address);
+    perform private.take_site_turn(site.id, 'page', site.max_per_second_from_pages);
+  else
+    perform private.take_site_turn(site.id, 'sender', site.max_per_second);
+  end if;
+  return private.record_once(site, said);
+end;
+$$;
+comment on function hub.record_submission is
+  'Record a submission of whoever showed this secret, if it is their turn; answer its event and contact and whether it was known already.';
+grant execute on function hub.record_submission to hub_service;
+
 -- intake/pull_sources.sql
 -- Pull sources: a list of a partner's that is fetched page by page.
 --
@@ -5788,6 +5853,32 @@ comment on function private.kick_pulls is 'Call pull-site when a source is due; 
 -- since a list may tell more of a submission than its form did, and its receipt stays for good, since a cursor may be
 -- set back. What a page sent has keys of its own: it is the pulled item only if it says all that the item says.
 
+create function private.claim_submission(site public.sites, said private.submission, type text, event_id uuid, digest bytea)
+returns uuid
+language plpgsql
+set search_path = ''
+as $$
+declare
+  is_pull constant boolean := said.pulled_by is not null;
+  -- A browser's keys are its own: nobody can take a key that a server will use.
+  mark constant text := case when said.from_page then 'page-' else '' end;
+  keys text[];
+  first uuid;
+begin
+  keys := array_remove(array[
+    mark || 'key:' || said.idempotency_key,
+    mark || 'key:' || nullif(said.submission_id, said.idempotency_key),
+    case when is_pull or coalesce(said.idempotency_key, said.submission_id) is null
+      then mark || 'content:' || encode(digest, 'hex') end], null);
+  if is_pull then
+    first := private.sent_by_page(site, said.idempotency_key, type, said.form, digest);
+  end if;
+  return coalesce(
+    private.claim_receipts(site, keys, coalesce(first, event_id), digest, type, is_pull, said.secret_id), first);
+end;
+$$;
+comment on function private.claim_submission is 'Give a submission''s keys to an event; answers the one that has them already, else null.';
+
 create function private.claim_receipts(
   site public.sites, keys text[], event_id uuid, digest bytea, type text, is_pull boolean, secret_id uuid)
 returns uuid
@@ -5852,7 +5943,7 @@ end;
 $$;
 comment on function private.claim_receipts is 'Give a submission''s keys to an event; answers the one that has them already, else null.';
 
-create function private.sent_by_page(site public.sites, id text, type text, submission jsonb, digest bytea)
+create function private.sent_by_page(site public.sites, id text, type text, form jsonb, digest bytea)
 returns uuid
 language sql
 stable
@@ -5862,10 +5953,10 @@ as $$
   from public.receipts
   join public.events on events.id = receipts.event_id
   where receipts.source = 'site:' || site.slug
-    and receipts.key in ('page:' || sent_by_page.id, 'page-content:' || encode(digest, 'hex'))
+    and receipts.key in ('page-key:' || sent_by_page.id, 'page-content:' || encode(digest, 'hex'))
     and receipts.expires_at > now()
     and events.type = sent_by_page.type
-    and (events.data @> submission or events.data -> 'form' @> submission)
+    and events.data -> 'form' @> sent_by_page.form
   order by events.id
   limit 1;
 $$;
@@ -5989,32 +6080,18 @@ create policy "operators decide about pull failures" on public.pull_failures for
 
 -- intake/record_once.sql
 -- Recording what happened at a site, once, under its keys or else its content.
+--
+-- The event's data is how the form was read, in our words, with the form as it came under `form`.
 
-create function private.record_submission(
-  site public.sites,
-  kind text,
-  is_sure boolean,
-  submission jsonb,
-  reading jsonb,
-  contact jsonb,
-  idempotency_key text,
-  submission_id text,
-  quarantine text,
-  from_page boolean,
-  secret_id uuid,
-  occurred_at timestamptz,
-  trace_id text,
-  pulled_by text default null)
+create function private.record_once(site public.sites, said private.submission)
 returns jsonb
 language plpgsql
 set search_path = ''
 as $$
 declare
-  is_pull boolean := pulled_by is not null;
-  digest bytea := sha256(convert_to(record_submission.kind || submission::text, 'UTF8'));
-  keys text[];
+  digest constant bytea := sha256(convert_to(said.kind || said.form::text, 'UTF8'));
   event_id uuid := private.uuid_v7();
-  event_type text := 'form.submitted';
+  type text := 'form.submitted';
   known public.event_types;
   makes_lead boolean := true;
   first uuid;
@@ -6022,38 +6099,29 @@ declare
   lead uuid;
 begin
   -- The commonest kind needs no look-up.
-  if record_submission.kind <> event_type then
-    select * into known from public.event_types where event_types.name = private.canonical_type(record_submission.kind);
-    if is_sure or known.makes_lead then
-      event_type := coalesce(known.name, record_submission.kind);
+  if said.kind <> type then
+    select * into known from public.event_types where event_types.name = private.canonical_type(said.kind);
+    if coalesce(said.is_sure, true) or known.makes_lead then
+      type := coalesce(known.name, said.kind);
       makes_lead := coalesce(known.makes_lead, false);
-      if (from_page and not makes_lead) or not coalesce(known.from_sites, true) then
-        quarantine := coalesce(quarantine, 'kind');
+      if (said.from_page and not makes_lead) or not coalesce(known.from_sites, true) then
+        said.quarantine := coalesce(said.quarantine, 'kind');
       end if;
     end if;
   end if;
 
-  -- A browser's keys are its own: nobody can take a key that a server will use.
-  keys := array_remove(array[
-    case when from_page then 'page:' else 'key:' end || idempotency_key,
-    case when from_page then 'page:' else 'key:' end || nullif(submission_id, idempotency_key),
-    case when is_pull or coalesce(idempotency_key, submission_id) is null
-      then case when from_page then 'page-content:' else 'content:' end || encode(digest, 'hex') end], null);
-  if is_pull then
-    first := private.sent_by_page(site, idempotency_key, event_type, submission, digest);
-  end if;
-  first := coalesce(private.claim_receipts(site, keys, coalesce(first, event_id), digest, event_type, is_pull, record_submission.secret_id), first);
+  first := private.claim_submission(site, said, type, event_id, digest);
   if first is not null then
     select events.contact_id into person from public.events where events.id = first;
     return jsonb_build_object('event_id', first, 'contact_id', private.visible_contact(person), 'duplicate', true);
   end if;
 
-  if quarantine is null then
-    if contact ->> 'email' is not null or contact ->> 'phone' is not null then
-      person := private.resolve_contact(site.org_id, contact ->> 'name', contact ->> 'email', contact ->> 'phone', event_id);
+  if said.quarantine is null then
+    if said.contact ->> 'email' is not null or said.contact ->> 'phone' is not null then
+      person := private.resolve_contact(site.org_id, said.contact ->> 'name', said.contact ->> 'email', said.contact ->> 'phone', event_id);
       perform private.learn_facts(
-        site.org_id, person, coalesce(contact -> 'facts', jsonb_build_object('name', contact -> 'name')), event_id,
-        coalesce(record_submission.occurred_at, now()));
+        site.org_id, person, coalesce(said.contact -> 'facts', jsonb_build_object('name', said.contact -> 'name')), event_id,
+        coalesce(said.occurred_at, now()));
     elsif makes_lead then
       perform private.fail(422, 'unreachable_contact', 'An e-mail address or a phone number is needed.');
     end if;
@@ -6062,20 +6130,18 @@ begin
     end if;
   end if;
 
-  insert into public.events (id, org_id, site_id, type, contact_id, subject_type, subject_id, source, data, trace_id, occurred_at)
-  values (
-    event_id, site.org_id, site.id,
-    case when quarantine is null then event_type else 'submission.quarantined' end,
-    person, case when lead is not null then 'lead' end, lead, coalesce('pull:' || pulled_by, 'site:' || site.slug),
-    case when quarantine is not null then jsonb_build_object('reason', quarantine, 'kind', record_submission.kind, 'submission', submission)
-         when reading is not null then reading || jsonb_build_object('form', submission)
-         else submission end,
-    coalesce(record_submission.trace_id, replace(gen_random_uuid()::text, '-', '')),
-    coalesce(record_submission.occurred_at, now()));
+  perform private.write_event(
+    site.org_id, case when said.quarantine is null then type else 'submission.quarantined' end,
+    coalesce(said.reading, '{}')
+    || case when said.quarantine is null then '{}' else jsonb_build_object('reason', said.quarantine, 'kind', said.kind) end
+    || jsonb_build_object('form', said.form),
+    source => coalesce('pull:' || said.pulled_by, 'site:' || site.slug), site_id => site.id, contact_id => person,
+    subject_type => case when lead is not null then 'lead' end, subject_id => lead,
+    trace_id => said.trace_id, occurred_at => said.occurred_at, id => event_id);
   return jsonb_build_object('event_id', event_id, 'contact_id', private.visible_contact(person), 'duplicate', false);
 end;
 $$;
-comment on function private.record_submission is
+comment on function private.record_once is
   'Record what happened at a site once, under its keys or else its content; answer its event and contact and whether it was known already.';
 
 -- intake/record_page.sql
@@ -6159,6 +6225,7 @@ declare
   written text;
   known public.event_types;
   kind text;
+  said private.submission;
   recorded jsonb;
   rule text;
 begin
@@ -6182,11 +6249,13 @@ begin
 
   if failure is null then
     begin
-      recorded := private.record_submission(
-        site, kind, is_sure => true, submission => item -> 'form',
-        reading => case when kind = 'booking.placed' then item -> 'reading' end, contact => item -> 'contact',
-        idempotency_key => item_key, submission_id => null, quarantine => item ->> 'quarantine', from_page => false,
-        secret_id => null, occurred_at => (item ->> 'occurred_at')::timestamptz, trace_id => null, pulled_by => source.name);
+      said := jsonb_populate_record(null::private.submission, item);
+      said.kind := kind;
+      said.idempotency_key := item_key;
+      said.pulled_by := source.name;
+      said.secret_id := null;
+      said.from_page := false;
+      recorded := private.record_once(site, said);
     exception
       when serialization_failure or deadlock_detected then
         raise;
@@ -6214,66 +6283,6 @@ begin
 end;
 $$;
 comment on function private.record_pulled is 'Record one pulled item as a push would have, or keep it with the reason why not.';
-
--- intake/record_submission.sql
--- Recording a submission: who it is and whether it is their turn, then once, whatever it is.
---
--- A kind that the catalogue does not know is stored and opens no lead. What a browser says is believed less: it may send
--- what opens a lead, its keys are its own, and all else it says is quarantined.
-
--- security definer: hub_service may touch no table itself.
-create function hub.record_submission(
-  secret_id uuid,
-  kind text,
-  submission jsonb,
-  contact jsonb,
-  idempotency_key text default null,
-  quarantine text default null,
-  occurred_at timestamptz default null,
-  trace_id text default null,
-  is_sure boolean default true,
-  reading jsonb default null,
-  address text default null,
-  submission_id text default null)
-returns jsonb
-language plpgsql
-security definer
-set search_path = ''
-as $$
-declare
-  shown record;
-  site public.sites;
-  is_page boolean;
-begin
-  select site_secrets.kind as way, sites as site into shown
-  from private.site_secrets
-  join public.sites on sites.id = site_secrets.site_id and sites.enabled
-  join public.organizations on organizations.id = sites.org_id and organizations.closed_at is null
-  where site_secrets.id = record_submission.secret_id
-    and site_secrets.valid_from <= now()
-    and coalesce(site_secrets.valid_to, 'infinity') > now();
-  if not found then
-    perform private.fail(401, 'unknown_secret', 'The secret of this site is missing or wrong.');
-  end if;
-  site := shown.site;
-  is_page := shown.way = 'page';
-
-  -- The address first: one that sends too much must not use up the turns of others.
-  if is_page then
-    perform private.take_address_turn(site.id, 'page', coalesce(address, 'unknown'), site.max_per_minute_per_address);
-    perform private.take_site_turn(site.id, 'page', site.max_per_second_from_pages);
-  else
-    perform private.take_site_turn(site.id, 'sender', site.max_per_second);
-  end if;
-
-  return private.record_submission(
-    site, kind, is_sure, submission, reading, contact, idempotency_key, submission_id, quarantine, is_page, secret_id,
-    occurred_at, trace_id);
-end;
-$$;
-comment on function hub.record_submission is
-  'Record a submission of whoever showed this secret, if it is their turn; answer its event and contact and whether it was known already.';
-grant execute on function hub.record_submission to hub_service;
 
 -- watch/alerts.sql
 -- Alerts: what a person should look at; one open alert per kind and subject.
@@ -6343,7 +6352,7 @@ comment on type private.finding is 'What a check answers for each thing that is 
 create view private.arrivals as
   select events.id, events.org_id, events.site_id, left(events.source, 5) as way
   from public.events
-  where left(events.source, 5) in ('site:', 'pull:') and events.data ->> 'submission_id' is distinct from 'test-event';
+  where left(events.source, 5) in ('site:', 'pull:') and events.data #>> '{form,submission_id}' is distinct from 'test-event';
 comment on view private.arrivals is 'What sites sent or had fetched from them, without the form by which `make new-site` tries a connection.';
 
 create function private.last_arrival(site public.sites, before timestamptz)
@@ -8199,10 +8208,16 @@ insert into private.contact_references (table_name, column_name, on_merge) value
 -- catalogue/event_types.sql
 -- What can happen: names, other names for them, who may say so, their schemas and samples.
 
+-- What a site says has one shape: how it was read, in our words, with the form as it came.
 insert into public.event_types (name, description, aliases, from_sites, makes_lead, schema, sample) values
   ('form.submitted', 'Somebody sent a form of a site.', '{form_submit,form_submission,form_submitted,form}', true, true,
-   '{"type": "object"}',
-   '{"name": "Jo Smith", "email": "jo@example.com", "message": "Please ring me about a switchboard."}'),
+   '{"type": "object", "required": ["form"],
+     "properties": {"name": {"type": "string"}, "email": {"type": "string"}, "phone": {"type": "string"}, "message": {"type": "string"},
+                    "service": {"type": "string"}, "budget": {"type": "string"}, "area": {"type": "string"},
+                    "timeframe": {"type": "string"}, "language": {"type": "string"}, "page_url": {"type": "string"},
+                    "form": {"type": "object"}}}',
+   '{"name": "Jo Smith", "email": "jo@example.com", "message": "Please ring me about a switchboard.",
+     "form": {"your_name": "Jo Smith", "your_email": "Jo@Example.com", "comments": "Please ring me about a switchboard."}}'),
   ('booking.placed', 'Somebody booked a service for a time and a place.', '{booking,booking_placed,booking_created,booking.created}', true, true,
    '{"type": "object", "required": ["service", "address", "slot", "recurrence", "form"],
      "properties": {"service": {"type": ["string", "null"]}, "address": {"type": ["string", "null"]},
@@ -8212,15 +8227,20 @@ insert into public.event_types (name, description, aliases, from_sites, makes_le
      "form": {"full_name": "Jo Smith", "email_address": "jo@example.com", "service_type": "Deep clean",
               "service_address": "12 Ponsonby Road, Auckland", "booking_date": "2026-12-01", "booking_time": "9:30", "frequency": "every 2 weeks"}}'),
   ('lead.received', 'A lead came from a pipeline, an advertisement or a directory.', '{lead,new_lead,lead_received}', true, true,
-   '{"type": "object"}', '{"name": "Jo Smith", "phone": "021 555 0147", "source": "directory", "message": "Wants a quote for rewiring."}'),
+   '{"type": "object"}',
+   '{"name": "Jo Smith", "phone": "+64215550147", "message": "Wants a quote for rewiring.",
+     "form": {"name": "Jo Smith", "phone": "021 555 0147", "source": "directory", "message": "Wants a quote for rewiring."}}'),
   ('call.received', 'Somebody rang.', '{voice_call,voice.call,call,call_received}', true, false,
-   '{"type": "object"}', '{"phone": "+64215550147", "duration_seconds": 95, "summary": "Asked for a visit on Tuesday."}'),
+   '{"type": "object"}',
+   '{"phone": "+64215550147", "form": {"phone": "+64215550147", "duration_seconds": 95, "summary": "Asked for a visit on Tuesday."}}'),
   ('email.received', 'Somebody wrote an e-mail.', '{email,email_received,inbound_email}', true, false,
-   '{"type": "object"}', '{"email": "jo@example.com", "subject": "Quote", "message": "Could you quote for a heat pump?"}');
+   '{"type": "object"}',
+   '{"email": "jo@example.com", "message": "Could you quote for a heat pump?",
+     "form": {"email": "jo@example.com", "subject": "Quote", "message": "Could you quote for a heat pump?"}}');
 
 insert into public.event_types (name, description, schema, sample) values
   ('submission.quarantined', 'A submission that looks like spam; kept, not acted upon.',
-   '{"type": "object", "required": ["reason", "submission"]}', '{"reason": "honeypot", "submission": {}}'),
+   '{"type": "object", "required": ["reason", "kind", "form"]}', '{"reason": "honeypot", "kind": "form.submitted", "form": {}}'),
   ('lead.qualified', 'An agent scored a lead.',
    '{"type": "object", "required": ["score", "band"]}',
    '{"score": 82, "band": "A", "next_step": "Ring within the hour."}'),

@@ -5,6 +5,7 @@ recurrence is once, weekly, fortnightly or monthly; what says none of them stays
 """
 
 import re
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -44,8 +45,8 @@ class Booking(submissions.Submission):
             return "booking.placed", True
         return kind, is_sure
 
-    def reading(self) -> dict[str, Any] | None:
-        read = super().reading() or {}
+    def reading(self, contact: Mapping[str, Any]) -> dict[str, Any]:
+        read = super().reading(contact)
         if not self.event[0].startswith("booking"):
             return read
         slot = self.slot or " ".join(part for part in (self.date, self.time) if part)

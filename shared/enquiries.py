@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field, ValidationError
 from shared import injections
 from shared.envelopes import Contact, Delivery
 from shared.qualification import Qualification, Rules
-from shared.submissions import Submission
+from shared.readings import Reading
 
 
 class Memory(BaseModel):
@@ -47,7 +47,7 @@ class Memory(BaseModel):
 class Enquiry:
     """An enquiry as it is judged: without what reads like instructions to a machine."""
 
-    submission: Submission
+    reading: Reading
     site: str | None
     contact: Contact | None
     memory: Memory
@@ -55,9 +55,9 @@ class Enquiry:
 
     @classmethod
     def of(cls, delivery: Delivery, rules: Rules) -> Self:
-        submission, left_out = injections.without(Submission.model_validate(delivery.event.data))
+        reading, left_out = injections.without(Reading.model_validate(delivery.event.data))
         memory = Memory.of(delivery.memory, rules)
-        return cls(submission, delivery.event.site, delivery.contact, memory, left_out)
+        return cls(reading, delivery.event.site, delivery.contact, memory, left_out)
 
     @property
     def history(self) -> dict[str, Any]:

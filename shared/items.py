@@ -47,8 +47,8 @@ async def read(item: object, reading: Reading) -> dict[str, Any]:
         found["contact"] = submissions.contact_of(submission, reading.phone_region)
         found |= {"form": form, "quarantine": submission.quarantine}
         booking = Booking.model_validate(form | ({"kind": found["kind"]} if found["kind"] else {}))
-        if booking.event[0].startswith("booking"):
-            found["reading"] = booking.reading()
+        is_booking = booking.event[0].startswith("booking")
+        found["reading"] = (booking if is_booking else submission).reading(found["contact"])
     except HubError as error:
         found["failure"] = _in_words(error)
     except Exception as error:  # an item that nothing of ours can read is its own failure, and no other's

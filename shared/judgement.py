@@ -208,12 +208,12 @@ def _schema(service: list[Any], next_step: list[Any]) -> dict[str, Any]:
 
 
 def _shown(enquiry: Enquiry, by_rules: Qualification) -> dict[str, Any]:
-    written = enquiry.submission
+    written = enquiry.reading
     typed = {name: (getattr(written, name) or "")[:READ_UP_TO] for name in SHOWN}
     return {
         "enquiry": {name: text for name, text in typed.items() if text},
         "given": {
-            "name": bool(written.full_name),
+            "name": bool(written.name),
             "email": bool(written.email),
             "phone": bool(written.phone),
         },

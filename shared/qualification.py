@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from shared import identity
 from shared.envelopes import Contact
-from shared.submissions import Submission
+from shared.readings import Reading
 
 # Enough of a text to judge it by; the rest costs time and changes nothing.
 READ_UP_TO = 4_000
@@ -99,19 +99,19 @@ class Point(NamedTuple):
         return f"{self.reason}: {self.points:+d}"
 
 
-def qualify(submission: Submission, contact: Contact | None, site: str | None, rules: Rules) -> Qualification:
-    text = _text(submission.service, submission.message, submission.timeframe, submission.recurrence)
+def qualify(reading: Reading, contact: Contact | None, site: str | None, rules: Rules) -> Qualification:
+    text = _text(reading.service, reading.message, reading.timeframe, reading.recurrence)
     service = _first(rules.services_of(site), text)
     signals = {
         "service": _wished("asks for {}", service),
         "urgency": _wished("says it is {}", _first(rules.urgency, text)),
         "unwanted": _wished("reads like {}", _first(rules.unwanted, text)),
-        "budget": _budget(rules.budget, submission),
-        "area": _area(rules.area.get(site or ""), submission),
+        "budget": _budget(rules.budget, reading),
+        "area": _area(rules.area.get(site or ""), reading),
         "repeat": _repeat(rules.repeat_customer, contact),
     }
     points = [point for point in signals.values() if point]
-    points += _completeness(rules.completeness, submission)
+    points += _completeness(rules.completeness, reading)
     score = max(0, min(100, rules.base + sum(point.points for point in points)))
     band = rules.band_of(score)
     return Qualification(
@@ -119,7 +119,7 @@ def qualify(submission: Submission, contact: Contact | None, site: str | None, r
         band=band.band,
         decision=band.decision,
         reasons=[str(Point(rules.base, "wrote to us")), *map(str, points)],
-        confidence=_confidence(signals, submission),
+        confidence=_confidence(signals, reading),
         next_step=band.next_step,
         service=service.name if service else None,
     )
@@ -144,8 +144,8 @@ def _wished(words: str, wish: Wish | None) -> Point | None:
     return Point(wish.points, words.format(wish.name)) if wish else None
 
 
-def _budget(steps: Iterable[Step], submission: Submission) -> Point | None:
-    amounts = [*_amounts(submission.budget, _NUMBER), *_amounts(submission.message, _MONEY)]
+def _budget(steps: Iterable[Step], reading: Reading) -> Point | None:
+    amounts = [*_amounts(reading.budget, _NUMBER), *_amounts(reading.message, _MONEY)]
     if not amounts:
         return None
     budget = max(amounts)
@@ -166,10 +166,10 @@ def _reached(steps: Iterable[Step], amount: int) -> int:
     return max(((step.at_least, step.points) for step in steps if step.at_least <= amount), default=(0, 0))[1]
 
 
-def _area(area: Area | None, submission: Submission) -> Point | None:
+def _area(area: Area | None, reading: Reading) -> Point | None:
     if area is None:
         return None
-    served = _pattern(area.served).search(_text(submission.area, submission.message))
+    served = _pattern(area.served).search(_text(reading.area, reading.address, reading.message))
     return Point(area.points, f"is in {served[0].title()}, which we serve") if served else None
 
 
@@ -177,12 +177,12 @@ def _repeat(points: int, contact: Contact | None) -> Point | None:
     return Point(points, "has written to us before") if contact and contact.is_repeat else None
 
 
-def _completeness(rules: Completeness, submission: Submission) -> list[Point]:
-    length = len(submission.message or "")
+def _completeness(rules: Completeness, reading: Reading) -> list[Point]:
+    length = len(reading.message or "")
     given = [
-        (submission.full_name, Point(rules.name, "gives a name")),
-        (identity.email(submission.email), Point(rules.email, "gives an e-mail address")),
-        (submission.phone, Point(rules.phone, "gives a phone number")),
+        (reading.name, Point(rules.name, "gives a name")),
+        (identity.email(reading.email), Point(rules.email, "gives an e-mail address")),
+        (reading.phone, Point(rules.phone, "gives a phone number")),
         (
             _reached(rules.message, length),
             Point(_reached(rules.message, length), f"describes the job in {length} characters"),
@@ -191,13 +191,13 @@ def _completeness(rules: Completeness, submission: Submission) -> list[Point]:
     return [point for is_given, point in given if is_given and point.points]
 
 
-def _confidence(signals: dict[str, Point | None], submission: Submission) -> float:
+def _confidence(signals: dict[str, Point | None], reading: Reading) -> float:
     """How much there was to judge by: the share of what the rules ask about that the form answers."""
     known = [
         signals["service"] or signals["unwanted"],
-        submission.message,
+        reading.message,
         signals["budget"],
         signals["area"],
     ]
-    known += [signals["urgency"], submission.phone and submission.email]
+    known += [signals["urgency"], reading.phone and reading.email]
     return round(0.4 + 0.6 * sum(map(bool, known)) / len(known), 2)

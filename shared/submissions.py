@@ -158,9 +158,11 @@ class Submission(BaseModel):
         """Why it is kept without being acted upon, if it is."""
         return "honeypot" if self.is_bot else None
 
-    def reading(self) -> dict[str, Any] | None:
-        """How the form is read, to be stored beside it; None when its own words say it."""
-        return self.model_dump(exclude=_NOT_READ, exclude_none=True) if self.names else None
+    def reading(self, contact: Mapping[str, Any]) -> dict[str, Any]:
+        """What the form says, in our words: an address and a number in their one spelling, if they have one."""
+        read = self.model_dump(exclude=_NOT_READ, exclude_none=True) | {"name": self.full_name}
+        read |= {name: contact[name] for name in ("email", "phone") if contact[name]}
+        return {name: value for name, value in read.items() if value is not None}
 
 
 def _kind(written: str | None) -> str | None:
@@ -168,7 +170,7 @@ def _kind(written: str | None) -> str | None:
     return kind if KIND.fullmatch(kind) else None
 
 
-_NOT_READ = {"form", "is_bot", "kind", "type", "submission_id"}
+_NOT_READ = {"form", "is_bot", "kind", "type", "submission_id", "first_name", "last_name"}
 
 
 async def record(site: sites.Site, submission: Submission, request: Request) -> dict[str, Any]:
@@ -184,18 +186,18 @@ async def record(site: sites.Site, submission: Submission, request: Request) -> 
         recorded: dict[str, Any] = await db.call(
             "record_submission",
             secret_id=site.secret_id,
-            kind=kind,
-            submission=submission.form,
-            contact=contact,
-            idempotency_key=key or submission_id,
-            quarantine=submission.quarantine,
-            trace_id=tracing.trace_id(),
-            **_unusual(
-                is_sure=is_sure,
-                reading=submission.reading(),
-                address=site.address,
-                submission_id=submission_id if key else None,
-            ),
+            submission={
+                "kind": kind,
+                "is_sure": is_sure,
+                "form": submission.form,
+                "reading": submission.reading(contact),
+                "contact": contact,
+                "idempotency_key": key or submission_id,
+                "submission_id": submission_id if key else None,
+                "quarantine": submission.quarantine,
+                "trace_id": tracing.trace_id(),
+            },
+            address=site.address,
         )
     except Unauthorized:
         sites.forget(site.slug)
@@ -223,12 +225,6 @@ def contact_of(submission: Submission, phone_region: str) -> dict[str, Any]:
     }
     contact["facts"] = _facts(submission, contact["phone"])
     return contact
-
-
-def _unusual(*, is_sure: bool, **values: object) -> dict[str, Any]:
-    """What SQL is told only when it is not as usual."""
-    unusual = {"is_sure": None if is_sure else False, **values}
-    return {name: value for name, value in unusual.items() if value is not None}
 
 
 def _facts(submission: Submission, phone: str | None) -> dict[str, str]:

@@ -339,7 +339,7 @@ def test_two_workers_give_each_of_2400_callers_its_own_answer(
         asyncio.run(send_all(server.port))
         assert len(server.workers()) == 2
 
-    own = "select data ->> 'number', id::text from public.events where data ->> 'run' = %s"
+    own = "select data #>> '{form,number}', id::text from public.events where data #>> '{form,run}' = %s"
     rows = silent_hub.rows(own, run)
     assert len(rows) == 2_400
     assert answered == dict(rows)

@@ -1,12 +1,12 @@
 """Contacts: who is who, what is known of them and who said it, and what one page of their history shows."""
 
-import json
 import uuid
 from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
+from recorded import submission
 
 
 @pytest.fixture(scope="module")
@@ -33,12 +33,9 @@ def unique_phone() -> str:
 def record(hub: Any, site: str, contact: dict[str, Any], said_at: str | None = None) -> dict[str, Any]:
     """As an ingest function records it: for sites that have none yet, and for events that come late."""
     return hub.rows(
-        "select hub.record_submission(site_secrets.id, 'form.submitted', %s, %s, %s, occurred_at => %s::timestamptz)"
+        "select hub.record_submission(site_secrets.id, %s)"
         " from private.site_secrets join public.sites on sites.id = site_id where slug = %s and kind = 'static' limit 1",
-        json.dumps({"message": "hello"}),
-        json.dumps(contact),
-        uuid.uuid4().hex,
-        said_at,
+        submission({"message": "hello"}, contact, idempotency_key=uuid.uuid4().hex, occurred_at=said_at),
         site,
     )[0][0]
 

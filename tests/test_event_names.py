@@ -179,7 +179,7 @@ def test_an_unknown_kind_is_stored_as_it_came_marked_and_visible(hub: Any, form:
         headers={"apikey": hub.env["SUPABASE_SECRET_KEY"]},
     ).json()
     said = form.get("kind") or form.get("event") or form["type"]
-    assert [(row["type"], row["data"], row["contact_id"]) for row in rest] == [
+    assert [(row["type"], row["data"]["form"], row["contact_id"]) for row in rest] == [
         (said, form, answer.json()["contact_id"])
     ]
     assert (answer.json()["contact_id"] is not None) == ("@" in json.dumps(form))

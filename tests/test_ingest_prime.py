@@ -70,7 +70,14 @@ def test_a_form_becomes_a_contact_a_lead_an_event_and_a_delivery(
     contact = answer.json()["contact_id"]
     assert event == [
         (
-            {**form, "phone": "021 555 0147"},
+            {
+                "name": "Jo Smith",
+                "email": form["email"],
+                "phone": "+64215550147",
+                "message": form["message"],
+                "service": "switchboard",
+                "form": {**form, "phone": "021 555 0147"},
+            },
             "form.submitted",
             "prime",
             contact,
@@ -285,7 +292,8 @@ def test_browser_forms_are_understood(
     )
 
     assert answer.status_code == 202, answer.text
-    assert hub.rows("select data from public.events where id = %s", answer.json()["event_id"]) == [(form,)]
+    stored = hub.rows("select data -> 'form' from public.events where id = %s", answer.json()["event_id"])
+    assert stored == [(form,)]
 
 
 def test_browsers_of_the_sites_own_origin_may_post(hub: Any, http: httpx.Client) -> None:
@@ -314,11 +322,11 @@ def test_people_see_it_over_rest_as_soon_as_it_is_answered(
 
     events = http.get(
         "/rest/v1/events",
-        params={"id": f"eq.{recorded['event_id']}", "select": "data,contacts(name),sites(slug)"},
+        params={"id": f"eq.{recorded['event_id']}", "select": "form:data->form,contacts(name),sites(slug)"},
         headers=headers,
     )
 
-    assert events.json() == [{"data": form, "contacts": {"name": "Jo Smith"}, "sites": {"slug": "prime"}}]
+    assert events.json() == [{"form": form, "contacts": {"name": "Jo Smith"}, "sites": {"slug": "prime"}}]
 
 
 def test_an_unusable_phone_beside_a_usable_address_is_kept_not_refused(
@@ -341,7 +349,9 @@ def test_a_field_that_cannot_be_read_is_kept_not_refused(
     answer = post({**form, **field})
 
     assert answer.status_code == 202, answer.text
-    stored = hub.rows("select type, data from public.events where id = %s", answer.json()["event_id"])
+    stored = hub.rows(
+        "select type, data -> 'form' from public.events where id = %s", answer.json()["event_id"]
+    )
     assert stored == [("form.submitted", {**form, **field})]
 
 
@@ -426,7 +436,7 @@ def test_json_that_a_sender_calls_a_form_is_read_as_json(http: httpx.Client, hub
     )
 
     assert answer.status_code == 202, answer.text
-    assert hub.rows("select data from public.events where id = %s", answer.json()["event_id"]) == [
+    assert hub.rows("select data -> 'form' from public.events where id = %s", answer.json()["event_id"]) == [
         ({"email": email, "rooms": [1, 2]},)
     ]
 

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from injected import CORPUS, Case, cases
+from read_forms import read
 from test_qualification import CONFIG
 
 from shared import injections
 from shared.qualification import Rules, qualify
-from shared.submissions import Submission
 
 RULES = Rules.model_validate(CONFIG)
 
@@ -24,10 +24,10 @@ def test_the_corpus_is_as_wide_as_it_says() -> None:
 
 @pytest.mark.parametrize("case", cases(), ids=lambda case: case.style)
 def test_of_an_injected_text_what_was_asked_for_stays_and_the_rest_goes(case: Case) -> None:
-    submission, left_out = injections.without(Submission.model_validate(case.injected))
+    reading, left_out = injections.without(read(case.injected))
 
-    clean = qualify(Submission.model_validate(case.plain), None, "prime", RULES)
-    judged = qualify(submission, None, "prime", RULES)
+    clean = qualify(read(case.plain), None, "prime", RULES)
+    judged = qualify(reading, None, "prime", RULES)
     assert left_out
     assert judged.score <= clean.score
     assert judged.band == clean.band
@@ -59,9 +59,9 @@ def test_of_an_injected_text_what_was_asked_for_stays_and_the_rest_goes(case: Ca
     ],
 )
 def test_what_customers_write_stays_as_it_is(text: str) -> None:
-    submission, left_out = injections.without(Submission.model_validate({"message": text}))
+    reading, left_out = injections.without(read({"message": text}))
 
-    assert (submission.message, left_out) == (text, ())
+    assert (reading.message, left_out) == (text, ())
 
 
 @given(text=st.text(max_size=400))
@@ -80,9 +80,9 @@ def test_any_text_is_read_without_an_error_and_never_grows(text: str) -> None:
     ],
 )  # fmt: skip
 def test_a_hostile_text_is_read_quickly(text: str) -> None:
-    submission = Submission.model_validate({"message": (text * 10_000)[:10_000]})
+    reading = read({"message": (text * 10_000)[:10_000]})
     started = time.perf_counter()
 
-    injections.without(submission)
+    injections.without(reading)
 
     assert time.perf_counter() - started < 0.5

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from read_forms import read as read_form
 from test_qualification import CONFIG
 
 from shared import brains
@@ -17,7 +18,6 @@ from shared.envelopes import Agent
 from shared.judgement import Judgement, Version, moved, question, read
 from shared.outcomes import Unreadable
 from shared.qualification import Qualification, qualify
-from shared.submissions import Submission
 
 VERSION = Version.model_validate(
     {"rules": CONFIG, "prompt": "Judge.", "next_steps": {"A": ["Ring twice."], "C": ["Write a letter."]}}
@@ -35,7 +35,7 @@ sayings = st.fixed_dictionaries(
 
 
 def enquiry(**form: Any) -> Enquiry:
-    return Enquiry(Submission.model_validate(form), "prime", None, Memory(), ())
+    return Enquiry(read_form(form), "prime", None, Memory(), ())
 
 
 def by_rules(score: int) -> Qualification:
@@ -129,7 +129,7 @@ def test_whatever_is_typed_stays_inside_its_string(text: str) -> None:
     asked = question(enquiry(message=text), by_rules(50), VERSION, "m")
 
     shown = json.loads(asked.user)
-    assert shown["enquiry"].get("message", "") == (Submission.model_validate({"message": text}).message or "")
+    assert shown["enquiry"].get("message", "") == (read_form({"message": text}).message or "")
     assert not set("<>|`\n") & set(asked.user)
     assert "[INST]" not in asked.user
     assert asked.system == question(enquiry(), by_rules(50), VERSION, "m").system
@@ -167,7 +167,7 @@ def test_a_limit_in_money_needs_a_price() -> None:
 
 
 def test_without_a_word_of_the_model_the_rules_verdict_is_as_it_was() -> None:
-    found = qualify(Submission.model_validate({"message": "a fuse box"}), None, "prime", VERSION.rules)
+    found = qualify(read_form({"message": "a fuse box"}), None, "prime", VERSION.rules)
 
     lead, goes_further = moved(
         found, said(score=found.score, confidence=1.0, next_step=found.next_step), VERSION

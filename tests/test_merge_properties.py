@@ -1,6 +1,5 @@
 """Merges: whatever comes in whatever order, nothing is lost, nothing is doubled, and no opt-out is forgotten."""
 
-import json
 import uuid
 from collections import defaultdict
 from typing import Any
@@ -10,6 +9,7 @@ import pytest
 from families import broken, state
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from recorded import submission
 from scale import scaled
 
 MAILBOXES = (
@@ -99,11 +99,9 @@ class People:
     def submit(self, email: str | None, phone: str | None, name: str | None, site: int) -> None:
         contact = {"name": name, "email": email and email.lower(), "phone": phone}
         recorded = self.hub.rows(
-            "select hub.record_submission(%s, 'form.submitted', %s, %s, %s)",
+            "select hub.record_submission(%s, %s)",
             self.secrets[site],
-            json.dumps({"n": len(self.submitted)}),
-            json.dumps(contact),
-            uuid.uuid4().hex,
+            submission({"n": len(self.submitted)}, contact, idempotency_key=uuid.uuid4().hex),
         )[0][0]
         assert recorded["contact_id"] in map(str, self.visible())
         self.submitted.append((recorded["event_id"], contact["email"]))

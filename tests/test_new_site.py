@@ -171,7 +171,9 @@ def test_the_printed_n8n_nodes_sign_and_send_what_is_accepted(connected: tuple[C
     )
 
     assert answer.status_code == 202, answer.text
-    event = clone.hub.rows("select data from public.events where id = %s", answer.json()["event_id"])
+    event = clone.hub.rows(
+        "select data -> 'form' from public.events where id = %s", answer.json()["event_id"]
+    )
     assert event == [(form,)]
     names = [node["name"] for node in flow["nodes"]]
     chain = {name: links["main"][0][0]["node"] for name, links in flow["connections"].items()}

@@ -19,6 +19,7 @@ import httpx
 import pytest
 from hubs import web
 from partner_sites import TOKEN, Partner, Reply, item, serving
+from recorded import submission
 from scale import scaled
 
 from shared import outgoing, partners
@@ -69,16 +70,10 @@ class Source:
 
     def push(self, form: dict[str, Any], key: str | None = None) -> str:
         """As prime's form would; the site's own secret says whose it is."""
-        arguments = {
-            "secret": self.secret,
-            "form": json.dumps(form),
-            "key": key,
-            "id": form.get("submission_id"),
-        }
         recorded = self.hub.rows(
-            "select hub.record_submission(%(secret)s, 'form.submitted', %(form)s, %(form)s,"
-            " idempotency_key => %(key)s, submission_id => %(id)s)",
-            **arguments,
+            "select hub.record_submission(%s, %s)",
+            self.secret,
+            submission(form, idempotency_key=key, submission_id=form.get("submission_id")),
         )[0][0]
         return "duplicate" if recorded["duplicate"] else "new"
 
@@ -159,7 +154,7 @@ def test_an_item_becomes_what_its_push_would_have_been(hub: Any, source: Source,
     source.pull()
 
     event = source.events(
-        "data, type, source, occurred_at, events.contact_id, subject_type, (select count(*) from public.deliveries"
+        "data -> 'form', type, source, occurred_at, events.contact_id, subject_type, (select count(*) from public.deliveries"
         " where event_id = events.id)"
     )[0]
     assert event[0] == {
@@ -181,7 +176,13 @@ def test_a_mapping_names_what_its_items_call_otherwise(source: Source, partner: 
     source.pull()
 
     who = {"full": "Jo Smith", "mail": "jo@example.com"}
-    assert source.events("data") == [{"who": who, "name": "Jo Smith", "email": "jo@example.com"}]
+    assert source.events("data") == [
+        {
+            "name": "Jo Smith",
+            "email": "jo@example.com",
+            "form": {"who": who, "name": "Jo Smith", "email": "jo@example.com"},
+        }
+    ]
     keys = "select key from public.receipts where source = 'site:' || %s and key like 'key:%%'"
     assert source.hub.rows(keys, source.name) == [("key:b-8",)]
 
@@ -394,11 +395,10 @@ def test_a_form_that_came_through_the_sites_own_function_is_not_pulled_again(
 def by_page(source: Source, form: dict[str, Any], key: str | None = None) -> Any:
     """As a visitor's browser would, with the key of the site's pages."""
     return source.hub.rows(
-        "select hub.record_submission(site_secrets.id, 'form.submitted', %(form)s, %(form)s, idempotency_key => %(key)s)"
-        " from private.site_secrets join public.sites on sites.id = site_id where slug = %(site)s and kind = 'page'",
-        form=json.dumps(form),
-        key=key,
-        site=source.name,
+        "select hub.record_submission(site_secrets.id, %s)"
+        " from private.site_secrets join public.sites on sites.id = site_id where slug = %s and kind = 'page'",
+        submission(form, idempotency_key=key),
+        source.name,
     )[0][0]
 
 

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from read_forms import read
 
 from shared.envelopes import Contact
 from shared.qualification import Qualification, Rules, qualify
-from shared.submissions import Submission
 
 CONFIG: dict[str, Any] = {
     "base": 10,
@@ -36,7 +36,7 @@ REPEAT = Contact(id="01a1fd4d-0bfc-7bdf-a736-b763b642c600", is_repeat=True)
 
 
 def judged(contact: Contact | None = None, **form: Any) -> Qualification:
-    return qualify(Submission.model_validate(form), contact, "prime", RULES)
+    return qualify(read(form), contact, "prime", RULES)
 
 
 def test_every_point_has_its_reason_and_the_score_is_their_sum() -> None:

@@ -47,7 +47,7 @@ class Site:
             " from public.sites, unnest(%(times)s::timestamptz[]) as at where slug = %(slug)s",
             times=list(times),
             by=by,
-            data=json.dumps(data),
+            data=json.dumps({"form": data}),
             slug=self.slug,
         )
 

@@ -10,6 +10,7 @@ import httpx
 import pytest
 from emulator.state import State
 from emulator.tokens import Tokens
+from recorded import submission
 
 MEMBERS = {"admin", "operator", "closer", "viewer"}
 STAFF = {"admin", "operator", "viewer"}
@@ -144,10 +145,9 @@ class Tenant:
         hub.sql("select hub.count_refusals(%s)", json.dumps([{"site": name, "reason": "secret", "count": 1}]))
         for person in ("Jo", "Al"):
             hub.sql(
-                "select hub.record_submission(%s, 'form.submitted', %s, %s)",
+                "select hub.record_submission(%s, %s)",
                 secret,
-                json.dumps({"name": person, "phone": "+64211112222"}),
-                json.dumps({"name": person, "phone": "+64211112222"}),
+                submission({"name": person, "phone": "+64211112222"}),
             )
         effects = {
             "action": {"decision": "score", "outcome": "self_resolved"},

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from emulator.migrations import migrate
 from emulator.scratch import Database, running_server
+from recorded import submission
 
 PROJECT = Path(__file__).parents[1] / "supabase"
 # What the foundation ended with.
@@ -57,11 +58,9 @@ class Old:
     def submit(self, email: str, key: str, **form: Any) -> dict[str, Any]:
         contact = {"name": NAMES[email], "email": email.lower()}
         [(answer,)] = self.database.rows(
-            "select hub.record_submission(%s, 'form.submitted', %s, %s, %s)",
+            "select hub.record_submission(%s, %s)",
             self.secret,
-            json.dumps({"email": email, **form}),
-            json.dumps(contact),
-            key,
+            submission({"email": email, **form}, contact, idempotency_key=key),
         )
         return answer
 

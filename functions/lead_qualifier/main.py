@@ -37,7 +37,7 @@ async def score(delivery: deliveries.Delivery) -> deliveries.Done:
 
     version = brains.version_of(agent, Version)
     enquiry = Enquiry.of(delivery, version.rules)
-    by_rules = qualify(enquiry.submission, delivery.contact, event.site, version.rules)
+    by_rules = qualify(enquiry.reading, delivery.contact, event.site, version.rules)
     verdict = await judge(delivery, enquiry, by_rules, version)
     lead = verdict.lead
     is_sure = lead.confidence >= version.rules.escalate_below and not verdict.is_doubtful

@@ -12,27 +12,27 @@ import unicodedata
 from shared.injections.patterns import matched
 from shared.injections.spellings import has_encoded_text, spellings
 from shared.qualification import READ_UP_TO
-from shared.submissions import Submission
+from shared.readings import Reading
 
 # No customer writes a paragraph of more, and each takes its time.
 MOST_SENTENCES = 60
 # How many sentences an order may be spread over to be found within its paragraph.
 WINDOW = 4
-FIELDS = ("name", "first_name", "last_name", "message", "service", "budget", "area", "timeframe")
+FIELDS = ("name", "message", "service", "budget", "area", "address", "timeframe", "recurrence")
 
 
-def without(submission: Submission) -> tuple[Submission, tuple[str, ...]]:
-    """The submission without such passages, and which kinds of them there were."""
+def without(reading: Reading) -> tuple[Reading, tuple[str, ...]]:
+    """The reading without such passages, and which kinds of them there were."""
     found: set[str] = set()
     changed = {}
     for field in FIELDS:
-        text = getattr(submission, field)
+        text = getattr(reading, field)
         if text:
             kept, kinds_found = cut(text[:READ_UP_TO])
             if kept != text:
                 changed[field] = kept or None
             found |= kinds_found
-    return (submission.model_copy(update=changed) if changed else submission), tuple(sorted(found))
+    return (reading.model_copy(update=changed) if changed else reading), tuple(sorted(found))
 
 
 def cut(text: str) -> tuple[str, set[str]]:

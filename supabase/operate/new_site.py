@@ -213,7 +213,7 @@ def _keep_secret(hub: Target, site: Site, secret: str, is_known: bool) -> str:
 def send_test_event(site: Site, connection: Connection, database: Database) -> tuple[str, bool]:
     known = database.execute(
         "select events.id from public.events join public.sites on sites.org_id = events.org_id and sites.id = events.site_id"
-        " where sites.slug = %s and events.data ->> 'submission_id' = %s limit 1",
+        " where sites.slug = %s and events.data #>> '{form,submission_id}' = %s limit 1",
         [site.slug, TEST_EVENT],
     ).fetchone()
     if known is not None:

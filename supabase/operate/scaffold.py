@@ -65,7 +65,7 @@ def test_its_form_becomes_a_contact_a_lead_and_an_event_once(hub: Any, site: Sit
     assert (first.status_code, first.json()["duplicate"]) == (202, False), first.text
     assert again.json() == {{**first.json(), "duplicate": True}}
     event = hub.rows(
-        "select type, sites.slug, data, subject_type from public.events"
+        "select type, sites.slug, data -> 'form', subject_type from public.events"
         " join public.sites on sites.id = events.site_id where events.id = %s",
         first.json()["event_id"],
     )

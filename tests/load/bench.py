@@ -114,7 +114,7 @@ class Sender:
         """Answers whose id is not that of their own row."""
         rows = dict(
             self.hub.rows(
-                "select (data ->> 'number')::int, id::text from public.events where data ->> 'run' = %s",
+                "select (data #>> '{form,number}')::int, id::text from public.events where data #>> '{form,run}' = %s",
                 self.run,
             )
         )
@@ -179,15 +179,19 @@ PGBENCH = r"""
 \if :fresh = 1
   \set number random(1, 200)
 \endif
-select hub.record_submission(
-  :secret::uuid, 'form.submitted',
-  jsonb_build_object('run', :run::text, 'number', :number::int, 'name', 'Person ' || :number::int,
+select hub.record_submission(:secret::uuid, jsonb_build_object(
+  'kind', 'form.submitted',
+  'form', jsonb_build_object('run', :run::text, 'number', :number::int, 'name', 'Person ' || :number::int,
     'email', :run::text || '-' || :number::int || '@example.com', 'phone', '+6421' || :number::int,
     'message', 'The switchboard smells burnt, could somebody please come today?', 'service', 'switchboard',
     'page_url', 'https://prime-electrical-nu.vercel.app/contact', 'utm_source', 'google', 'utm_campaign', 'spring'),
-  jsonb_build_object('name', 'Person ' || :number::int, 'email', :run::text || '-' || :number::int || '@example.com',
+  'reading', jsonb_build_object('name', 'Person ' || :number::int, 'email', :run::text || '-' || :number::int || '@example.com',
+    'phone', '+6421' || :number::int,
+    'message', 'The switchboard smells burnt, could somebody please come today?', 'service', 'switchboard',
+    'page_url', 'https://prime-electrical-nu.vercel.app/contact'),
+  'contact', jsonb_build_object('name', 'Person ' || :number::int, 'email', :run::text || '-' || :number::int || '@example.com',
     'phone', '+6421' || :number::int),
-  :run::text || '-' || :number::int);
+  'idempotency_key', :run::text || '-' || :number::int));
 """
 
 
@@ -285,7 +289,7 @@ def measure_burst(hub: Hub, server: Server) -> None:
     answered = time.perf_counter() - started
     qualified = (
         "select count(*) from public.agent_actions join public.events on events.id = event_id"
-        " where events.data ->> 'run' = 'burst'"
+        " where events.data #>> '{form,run}' = 'burst'"
     )
     assert hub.until(lambda: hub.rows(qualified) == [(sender.sent,)], 120)
     print(
@@ -305,7 +309,7 @@ def measure_reaction(hub: Hub, server: Server) -> None:
         float(row[0])
         for row in hub.rows(
             "select extract(epoch from pg_xact_commit_timestamp(agent_actions.xmin) - pg_xact_commit_timestamp(events.xmin)) * 1000"
-            " from public.events join public.agent_actions on event_id = events.id where events.data ->> 'run' = 'reaction'"
+            " from public.events join public.agent_actions on event_id = events.id where events.data #>> '{form,run}' = 'reaction'"
         )
     )
     print(

@@ -1,9 +1,15 @@
 -- What can happen: names, other names for them, who may say so, their schemas and samples.
 
+-- What a site says has one shape: how it was read, in our words, with the form as it came.
 insert into public.event_types (name, description, aliases, from_sites, makes_lead, schema, sample) values
   ('form.submitted', 'Somebody sent a form of a site.', '{form_submit,form_submission,form_submitted,form}', true, true,
-   '{"type": "object"}',
-   '{"name": "Jo Smith", "email": "jo@example.com", "message": "Please ring me about a switchboard."}'),
+   '{"type": "object", "required": ["form"],
+     "properties": {"name": {"type": "string"}, "email": {"type": "string"}, "phone": {"type": "string"}, "message": {"type": "string"},
+                    "service": {"type": "string"}, "budget": {"type": "string"}, "area": {"type": "string"},
+                    "timeframe": {"type": "string"}, "language": {"type": "string"}, "page_url": {"type": "string"},
+                    "form": {"type": "object"}}}',
+   '{"name": "Jo Smith", "email": "jo@example.com", "message": "Please ring me about a switchboard.",
+     "form": {"your_name": "Jo Smith", "your_email": "Jo@Example.com", "comments": "Please ring me about a switchboard."}}'),
   ('booking.placed', 'Somebody booked a service for a time and a place.', '{booking,booking_placed,booking_created,booking.created}', true, true,
    '{"type": "object", "required": ["service", "address", "slot", "recurrence", "form"],
      "properties": {"service": {"type": ["string", "null"]}, "address": {"type": ["string", "null"]},
@@ -13,15 +19,20 @@ insert into public.event_types (name, description, aliases, from_sites, makes_le
      "form": {"full_name": "Jo Smith", "email_address": "jo@example.com", "service_type": "Deep clean",
               "service_address": "12 Ponsonby Road, Auckland", "booking_date": "2026-12-01", "booking_time": "9:30", "frequency": "every 2 weeks"}}'),
   ('lead.received', 'A lead came from a pipeline, an advertisement or a directory.', '{lead,new_lead,lead_received}', true, true,
-   '{"type": "object"}', '{"name": "Jo Smith", "phone": "021 555 0147", "source": "directory", "message": "Wants a quote for rewiring."}'),
+   '{"type": "object"}',
+   '{"name": "Jo Smith", "phone": "+64215550147", "message": "Wants a quote for rewiring.",
+     "form": {"name": "Jo Smith", "phone": "021 555 0147", "source": "directory", "message": "Wants a quote for rewiring."}}'),
   ('call.received', 'Somebody rang.', '{voice_call,voice.call,call,call_received}', true, false,
-   '{"type": "object"}', '{"phone": "+64215550147", "duration_seconds": 95, "summary": "Asked for a visit on Tuesday."}'),
+   '{"type": "object"}',
+   '{"phone": "+64215550147", "form": {"phone": "+64215550147", "duration_seconds": 95, "summary": "Asked for a visit on Tuesday."}}'),
   ('email.received', 'Somebody wrote an e-mail.', '{email,email_received,inbound_email}', true, false,
-   '{"type": "object"}', '{"email": "jo@example.com", "subject": "Quote", "message": "Could you quote for a heat pump?"}');
+   '{"type": "object"}',
+   '{"email": "jo@example.com", "message": "Could you quote for a heat pump?",
+     "form": {"email": "jo@example.com", "subject": "Quote", "message": "Could you quote for a heat pump?"}}');
 
 insert into public.event_types (name, description, schema, sample) values
   ('submission.quarantined', 'A submission that looks like spam; kept, not acted upon.',
-   '{"type": "object", "required": ["reason", "submission"]}', '{"reason": "honeypot", "submission": {}}'),
+   '{"type": "object", "required": ["reason", "kind", "form"]}', '{"reason": "honeypot", "kind": "form.submitted", "form": {}}'),
   ('lead.qualified', 'An agent scored a lead.',
    '{"type": "object", "required": ["score", "band"]}',
    '{"score": 82, "band": "A", "next_step": "Ring within the hour."}'),

@@ -5,6 +5,32 @@
 -- since a list may tell more of a submission than its form did, and its receipt stays for good, since a cursor may be
 -- set back. What a page sent has keys of its own: it is the pulled item only if it says all that the item says.
 
+create function private.claim_submission(site public.sites, said private.submission, type text, event_id uuid, digest bytea)
+returns uuid
+language plpgsql
+set search_path = ''
+as $$
+declare
+  is_pull constant boolean := said.pulled_by is not null;
+  -- A browser's keys are its own: nobody can take a key that a server will use.
+  mark constant text := case when said.from_page then 'page-' else '' end;
+  keys text[];
+  first uuid;
+begin
+  keys := array_remove(array[
+    mark || 'key:' || said.idempotency_key,
+    mark || 'key:' || nullif(said.submission_id, said.idempotency_key),
+    case when is_pull or coalesce(said.idempotency_key, said.submission_id) is null
+      then mark || 'content:' || encode(digest, 'hex') end], null);
+  if is_pull then
+    first := private.sent_by_page(site, said.idempotency_key, type, said.form, digest);
+  end if;
+  return coalesce(
+    private.claim_receipts(site, keys, coalesce(first, event_id), digest, type, is_pull, said.secret_id), first);
+end;
+$$;
+comment on function private.claim_submission is 'Give a submission''s keys to an event; answers the one that has them already, else null.';
+
 create function private.claim_receipts(
   site public.sites, keys text[], event_id uuid, digest bytea, type text, is_pull boolean, secret_id uuid)
 returns uuid
@@ -69,7 +95,7 @@ end;
 $$;
 comment on function private.claim_receipts is 'Give a submission''s keys to an event; answers the one that has them already, else null.';
 
-create function private.sent_by_page(site public.sites, id text, type text, submission jsonb, digest bytea)
+create function private.sent_by_page(site public.sites, id text, type text, form jsonb, digest bytea)
 returns uuid
 language sql
 stable
@@ -79,10 +105,10 @@ as $$
   from public.receipts
   join public.events on events.id = receipts.event_id
   where receipts.source = 'site:' || site.slug
-    and receipts.key in ('page:' || sent_by_page.id, 'page-content:' || encode(digest, 'hex'))
+    and receipts.key in ('page-key:' || sent_by_page.id, 'page-content:' || encode(digest, 'hex'))
     and receipts.expires_at > now()
     and events.type = sent_by_page.type
-    and (events.data @> submission or events.data -> 'form' @> submission)
+    and events.data -> 'form' @> sent_by_page.form
   order by events.id
   limit 1;
 $$;

@@ -78,6 +78,7 @@ declare
   written text;
   known public.event_types;
   kind text;
+  said private.submission;
   recorded jsonb;
   rule text;
 begin
@@ -101,11 +102,13 @@ begin
 
   if failure is null then
     begin
-      recorded := private.record_submission(
-        site, kind, is_sure => true, submission => item -> 'form',
-        reading => case when kind = 'booking.placed' then item -> 'reading' end, contact => item -> 'contact',
-        idempotency_key => item_key, submission_id => null, quarantine => item ->> 'quarantine', from_page => false,
-        secret_id => null, occurred_at => (item ->> 'occurred_at')::timestamptz, trace_id => null, pulled_by => source.name);
+      said := jsonb_populate_record(null::private.submission, item);
+      said.kind := kind;
+      said.idempotency_key := item_key;
+      said.pulled_by := source.name;
+      said.secret_id := null;
+      said.from_page := false;
+      recorded := private.record_once(site, said);
     exception
       when serialization_failure or deadlock_detected then
         raise;

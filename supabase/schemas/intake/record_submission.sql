@@ -1,22 +1,28 @@
--- Recording a submission: who it is and whether it is their turn, then once, whatever it is.
+-- Recording a submission: whether the secret is valid and it is the sender's turn, then once, whatever it is.
 --
--- A kind that the catalogue does not know is stored and opens no lead. What a browser says is believed less: it may send
--- what opens a lead, its keys are its own, and all else it says is quarantined.
+-- A kind that the catalogue does not know is stored and opens no lead. A browser is believed less: it may send what
+-- opens a lead, its keys are its own, and all else it says is quarantined.
+
+create type private.submission as (
+  kind            text,
+  is_sure         boolean,
+  form            jsonb,
+  reading         jsonb,
+  contact         jsonb,
+  idempotency_key text,
+  submission_id   text,
+  quarantine      text,
+  occurred_at     timestamptz,
+  trace_id        text,
+  secret_id       uuid,
+  from_page       boolean,
+  pulled_by       text
+);
+comment on type private.submission is
+  'What a site sent: the form as it came, how it is read in our words, who it is from, and by which keys it is known.';
 
 -- security definer: hub_service may touch no table itself.
-create function hub.record_submission(
-  secret_id uuid,
-  kind text,
-  submission jsonb,
-  contact jsonb,
-  idempotency_key text default null,
-  quarantine text default null,
-  occurred_at timestamptz default null,
-  trace_id text default null,
-  is_sure boolean default true,
-  reading jsonb default null,
-  address text default null,
-  submission_id text default null)
+create function hub.record_submission(secret_id uuid, submission jsonb, address text default null)
 returns jsonb
 language plpgsql
 security definer
@@ -25,9 +31,9 @@ as $$
 declare
   shown record;
   site public.sites;
-  is_page boolean;
+  said private.submission := jsonb_populate_record(null::private.submission, submission);
 begin
-  select site_secrets.kind as way, sites as site into shown
+  select site_secrets.kind, sites as site into shown
   from private.site_secrets
   join public.sites on sites.id = site_secrets.site_id and sites.enabled
   join public.organizations on organizations.id = sites.org_id and organizations.closed_at is null
@@ -38,19 +44,18 @@ begin
     perform private.fail(401, 'unknown_secret', 'The secret of this site is missing or wrong.');
   end if;
   site := shown.site;
-  is_page := shown.way = 'page';
+  said.secret_id := record_submission.secret_id;
+  said.from_page := shown.kind = 'page';
+  said.pulled_by := null;
 
   -- The address first: one that sends too much must not use up the turns of others.
-  if is_page then
+  if said.from_page then
     perform private.take_address_turn(site.id, 'page', coalesce(address, 'unknown'), site.max_per_minute_per_address);
     perform private.take_site_turn(site.id, 'page', site.max_per_second_from_pages);
   else
     perform private.take_site_turn(site.id, 'sender', site.max_per_second);
   end if;
-
-  return private.record_submission(
-    site, kind, is_sure, submission, reading, contact, idempotency_key, submission_id, quarantine, is_page, secret_id,
-    occurred_at, trace_id);
+  return private.record_once(site, said);
 end;
 $$;
 comment on function hub.record_submission is

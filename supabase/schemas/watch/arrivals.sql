@@ -6,7 +6,7 @@
 create view private.arrivals as
   select events.id, events.org_id, events.site_id, left(events.source, 5) as way
   from public.events
-  where left(events.source, 5) in ('site:', 'pull:') and events.data ->> 'submission_id' is distinct from 'test-event';
+  where left(events.source, 5) in ('site:', 'pull:') and events.data #>> '{form,submission_id}' is distinct from 'test-event';
 comment on view private.arrivals is 'What sites sent or had fetched from them, without the form by which `make new-site` tries a connection.';
 
 create function private.last_arrival(site public.sites, before timestamptz)

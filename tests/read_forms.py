@@ -1,0 +1,11 @@
+"""A form as the qualifier gets it: read as ingestion does, stored, and taken from the event's data."""
+
+from typing import Any
+
+from shared.readings import Reading
+from shared.submissions import Submission, contact_of
+
+
+def read(form: dict[str, Any]) -> Reading:
+    submission = Submission.model_validate(form)
+    return Reading.model_validate(submission.reading(contact_of(submission, "NZ")))
