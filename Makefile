@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help run new-site migration seal test check bench demo rehearse reset bundle deploy
+.PHONY: help run new-site migration seal test check bench demo rehearse reset manifest bundle deploy
 
 PORT ?= 54321
 STATE ?= .state
@@ -26,10 +26,11 @@ seal: .venv/.requirements.lock ## Write down the hashes of new migrations; from 
 test: .venv/.requirements-test.lock ## Run all tests, each on hubs of its own
 	@$(PYTHON) -m pytest -rs
 
-check: .venv/.requirements-test.lock ## Lint, format, types, migrations
+check: .venv/.requirements-test.lock ## Lint, format, types, manifest, migrations
 	@$(PYTHON) -m ruff check --quiet
 	@$(PYTHON) -m ruff format --check --quiet
 	@$(PYTHON) -m mypy
+	@$(PYTHON) -m deploy.manifest --check
 	@.venv/bin/squawk --pg-version 17.0 --assume-in-transaction migrations/*.sql
 
 bench: .venv/.requirements-test.lock ## Measure: forms against the same SQL under pgbench, replay, the monitor, a million contacts
@@ -41,6 +42,9 @@ demo: .venv/.requirements.lock ## Play a busy day against the running hub in STA
 rehearse: .venv/.requirements.lock ## Let VERSION of AGENT (lead-qualifier) decide about the past (SINCE=7d), without effects
 	@$(if $(VERSION),,$(error Say which version: make rehearse VERSION=1))
 	@$(PYTHON) -m operate.rehearse --agent "$(AGENT)" --version "$(VERSION)" --since "$(SINCE)" --state "$(STATE)"
+
+manifest: .venv/.requirements.lock ## Write functions/manifest.toml and each requirements.txt, of what functions declare and import
+	@$(PYTHON) -m deploy.manifest
 
 bundle: .venv/.requirements.lock ## Put what each function needs into dist/<function>
 	@$(PYTHON) -m deploy.bundle

@@ -11,6 +11,7 @@ import gc
 import inspect
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from functools import wraps
 from typing import Any, cast
 
@@ -55,6 +56,21 @@ class Response:
         await send({"type": "http.response.body", "body": self.body})
 
 
+@dataclass(frozen=True)
+class Instance:
+    """What a deployed function runs in: memory in MB, timeout in seconds, concurrency in requests at a time."""
+
+    memory: int = 256
+    timeout: int = 15
+    concurrency: int = 80
+    min_instances: int = 0
+    # Each holds up to four connections, and a small pooler serves 200 clients.
+    max_instances: int = 10
+
+
+USUAL = Instance()
+
+
 class Endpoint:
     """An endpoint as it was declared."""
 
@@ -68,6 +84,7 @@ class Endpoint:
         kinds: tuple[str, ...],
         needs: tuple[type[settings.Settings], ...],
         wants: tuple[type[settings.Settings], ...],
+        instance: Instance,
     ) -> None:
         self.name = handler.__name__
         self.caller = caller
@@ -75,6 +92,7 @@ class Endpoint:
         self.body = body
         self.needs = tuple(dict.fromkeys((*caller.needs, *needs)))
         self.wants = wants
+        self.instance = instance
         self._handler = handler
         self._max_body = max_body
         self._kinds = kinds
@@ -190,7 +208,7 @@ class EveryMethod(Route):
 HTTP_PROTOCOLS["auto"] = f"{Protocol.__module__}:{Protocol.__name__}"
 aio.Route = EveryMethod  # type: ignore[assignment, attr-defined]
 
-# Every endpoint of this process by name, for the test that walks the manifest.
+# Every endpoint of this process by name: the manifest is made of them.
 declared: dict[str, Endpoint] = {}
 
 
@@ -203,17 +221,18 @@ def endpoint(
     kinds: tuple[str, ...] = ("json", "form"),
     needs: tuple[type[settings.Settings], ...] = (),
     wants: tuple[type[settings.Settings], ...] = (),
+    instance: Instance = USUAL,
 ) -> Callable[[Handler], Served]:
     """Declare a handler as an endpoint. It fails here, at start, when a setting that it needs is missing, or
     when one of those that it wants is set in part."""
 
     def declare(handler: Handler) -> Served:
-        made = Endpoint(handler, caller, body, method, max_body, kinds, needs, wants)
+        made = Endpoint(handler, caller, body, method, max_body, kinds, needs, wants, instance)
+        declared[made.name] = made
         for group in made.needs:
             settings.load(group)
         for group in made.wants:
             settings.load_if_set(group)
-        declared[made.name] = made
         # What a function imports lives as long as it does: no collection need look at it.
         gc.freeze()
 

@@ -31,13 +31,6 @@ SERVED = ("ingest_prime", "lead_qualifier")
 UNREACHABLE = re.compile("Failed to establish a new connection|Max retries exceeded|Read timed out")
 
 
-@pytest.mark.parametrize("function", MANIFEST)
-def test_requirements_say_exactly_what_the_function_and_its_part_of_shared_import(function: str) -> None:
-    written = (bundle.FUNCTIONS / function / "requirements.txt").read_text().splitlines()
-
-    assert written == [f"{name}=={LOCK.version(name)}" for name in bundle.packages(function)]
-
-
 def test_only_what_is_imported_goes_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tree = {
         "functions/greet/main.py": "import json\nfrom shared import greetings\n",

@@ -26,7 +26,7 @@ SETTINGS = {
     "SUPABASE_PUBLISHABLE_KEY": "sb_publishable_abc",
 }
 URL = f"https://{SETTINGS['GCP_REGION']}-{SETTINGS['GCP_PROJECT']}.cloudfunctions.net"
-MODEL = {"LLM_BASE_URL": "https://model.example/v1", "LLM_API_KEY": "secret", "LLM_MODEL": "small"}
+MODEL = {"LLM_API_KEY": "secret", "LLM_BASE_URL": "https://model.example/v1", "LLM_MODEL": "small"}
 
 type Deploy = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -148,7 +148,7 @@ def test_the_services_password_is_set_without_a_statement_that_holds_it(
     assert not re.search(r"alter role .* password", printed)
 
 
-@pytest.mark.parametrize(("fails", "reached"), [("push", 1), ("ingest-prime", 2)])
+@pytest.mark.parametrize(("fails", "reached"), [("push", 1), ("data-monitor", 2)])
 def test_the_first_failure_ends_it(deploy: Deploy, platform: Platform, fails: str, reached: int) -> None:
     done = deploy(FAILS=fails)
 
@@ -226,10 +226,10 @@ def test_what_an_earlier_deployment_set_is_not_cleared(deploy: Deploy, platform:
     )
     assert "--update-env-vars" not in changes(done, "lead-qualifier")
     assert (
-        "Set on lead-qualifier, status and not here, so kept: LLM_BASE_URL, LLM_API_KEY, LLM_MODEL."
+        "Set on lead-qualifier, status and not here, so kept: LLM_API_KEY, LLM_BASE_URL, LLM_MODEL."
         in done.stdout
     )
-    assert 'make deploy REMOVE="LLM_BASE_URL LLM_API_KEY LLM_MODEL"' in done.stdout
+    assert 'make deploy REMOVE="LLM_API_KEY LLM_BASE_URL LLM_MODEL"' in done.stdout
 
 
 def test_a_setting_with_a_usual_value_keeps_the_one_it_was_given(deploy: Deploy, platform: Platform) -> None:
@@ -279,7 +279,7 @@ def test_settings_are_removed_on_purpose(deploy: Deploy, platform: Platform) -> 
 @pytest.mark.parametrize(
     ("remove", "sentence"),
     [
-        ("DATABASE_URL", "DATABASE_URL is needed by ingest-prime"),
+        ("DATABASE_URL", "DATABASE_URL is needed by data-monitor"),
         ("LLM_MODEL", "LLM_API_KEY, LLM_BASE_URL, LLM_MODEL of lead-qualifier go together"),
         ("TYPO", "TYPO is set on no function"),
         (" ".join(MODEL), "LLM_MODEL is set here too"),

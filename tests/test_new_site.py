@@ -254,7 +254,7 @@ def test_what_was_made_passes_the_checks_and_its_own_test(connected: tuple[Clone
             "-p",
             "no:cacheprovider",
             own,
-            "tests/test_bundle.py::test_requirements_say_exactly_what_the_function_and_its_part_of_shared_import",
+            "tests/test_manifest.py::test_make_manifest_would_change_nothing",
             "tests/test_endpoint.py",
             "-k",
             "bobs or manifest",

@@ -7,10 +7,16 @@ found twice is one alert; the action written here says what was found, also when
 from typing import Any
 
 from shared import auth, db, deliveries, settings
-from shared.endpoint import endpoint
+from shared.endpoint import Instance, endpoint
 
 
-@endpoint(caller=auth.hub, body=deliveries.Kick, kinds=("json",), needs=(settings.Database,))
+@endpoint(
+    caller=auth.hub,
+    body=deliveries.Kick,
+    kinds=("json",),
+    needs=(settings.Database,),
+    instance=Instance(timeout=60, concurrency=10),
+)
 async def data_monitor(_caller: None, _kick: deliveries.Kick) -> dict[str, Any]:
     return await deliveries.drain("data-monitor", look, concurrency=2)
 

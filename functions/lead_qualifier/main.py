@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 
 from shared import auth, brains, deliveries, settings
-from shared.endpoint import endpoint
+from shared.endpoint import Instance, endpoint
 from shared.enquiries import Enquiry, Memory
 from shared.judgement import Version, judge
 from shared.qualification import qualify
@@ -24,6 +24,7 @@ from shared.qualification import qualify
     kinds=("json",),
     needs=(settings.Database,),
     wants=(settings.Llm,),
+    instance=Instance(timeout=60, concurrency=10),
 )
 async def lead_qualifier(_caller: None, _kick: deliveries.Kick) -> dict[str, Any]:
     # What a model was paid for has time to be settled.

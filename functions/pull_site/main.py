@@ -21,9 +21,13 @@ event's source being `pull:<name>`; an unknown kind is stored and marked. One th
 """
 
 from shared import auth, pulls, settings
-from shared.endpoint import endpoint
+from shared.endpoint import Instance, endpoint
 
 
-@endpoint(caller=auth.hub, needs=(settings.Database,))
+@endpoint(
+    caller=auth.hub,
+    needs=(settings.Database,),
+    instance=Instance(memory=512, timeout=90, concurrency=1),
+)
 async def pull_site(_caller: None) -> dict[str, int]:
     return await pulls.pull_due()

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 
 from shared import people, settings
-from shared.endpoint import endpoint
+from shared.endpoint import Instance, endpoint
 
 FRESH_FOR = 15.0
 
@@ -22,6 +22,7 @@ FRESH_FOR = 15.0
     method="GET",
     needs=(settings.Supabase, settings.Deployment),
     wants=(settings.Llm,),
+    instance=Instance(concurrency=20),
 )
 async def status(person: people.User) -> dict[str, Any]:
     functions, organizations = await asyncio.gather(_functions(), people.call(person, "hub_status"))

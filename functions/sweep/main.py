@@ -11,13 +11,17 @@ from typing import Any
 import orjson
 
 from shared import auth, db, log, outgoing, settings
-from shared.endpoint import endpoint
+from shared.endpoint import Instance, endpoint
 
 # A target drains what waits for it before it answers.
 SECONDS = 50.0
 
 
-@endpoint(caller=auth.hub, needs=(settings.Database, settings.Functions))
+@endpoint(
+    caller=auth.hub,
+    needs=(settings.Database, settings.Functions),
+    instance=Instance(timeout=60, concurrency=10),
+)
 async def sweep(_caller: None) -> dict[str, Any]:
     targets: list[str] = await db.call("overdue_targets")
     if not targets:

@@ -9,11 +9,17 @@ from functools import partial
 from typing import Any
 
 from shared import auth, deliveries, outgoing, settings, webhooks
-from shared.endpoint import endpoint
+from shared.endpoint import Instance, endpoint
 from shared.errors import Unprocessable
 
 
-@endpoint(caller=auth.hub, body=deliveries.Kick, kinds=("json",), needs=(settings.Database,))
+@endpoint(
+    caller=auth.hub,
+    body=deliveries.Kick,
+    kinds=("json",),
+    needs=(settings.Database,),
+    instance=Instance(timeout=60),
+)
 async def webhook_sender(_caller: None, kick: deliveries.Kick) -> dict[str, Any]:
     if kick.target is None:
         raise Unprocessable.field("target", "A kick says which webhook has deliveries waiting.")

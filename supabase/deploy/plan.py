@@ -30,8 +30,6 @@ NEEDED = {
     "SUPABASE_DB_PASSWORD": "of role postgres, unless it stands in SUPABASE_DB_URL",
 }
 PROGRAMS = {"supabase": "the Supabase CLI", "gcloud": "the Google Cloud CLI"}
-# Each holds up to four connections, and a small pooler serves 200 clients.
-MAX_INSTANCES = 10
 
 
 @dataclass(frozen=True)
@@ -142,8 +140,8 @@ def _deploy(name: str, entry: Entry, environment: Environment, functions: Functi
         "cpu": 1,
         "timeout": f"{entry['timeout']}s",
         "concurrency": entry["concurrency"],
-        "min-instances": entry.get("min_instances", 0),
-        "max-instances": entry.get("max_instances", MAX_INSTANCES),
+        "min-instances": entry["min_instances"],
+        "max-instances": entry["max_instances"],
     }
     # What these do not name stays as it is, unlike with --set-env-vars and --set-secrets.
     changes = {

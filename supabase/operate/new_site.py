@@ -26,6 +26,7 @@ from typing import Any
 
 import httpx
 import psycopg
+from deploy import manifest
 from deploy.bundle import ROOT
 from emulator.state import State, secret_name, write_private
 
@@ -93,7 +94,7 @@ def connect(site: Site, hub: Target) -> None:
         secret, where, is_new = add_secret(site, hub, database)
         _report("secret", where, is_new)
         _report("function", _shown(site.folder), scaffold.write_function(site))
-        _report("manifest", _shown(scaffold.MANIFEST), scaffold.write_manifest_entry(site))
+        _report("manifest", _shown(manifest.MANIFEST), manifest.MANIFEST in _make_manifest())
         _report("test", _shown(site.test), scaffold.write_test(site))
         if secret is not None:
             connection = Connection(hub.functions_url, site.slug, secret)
@@ -208,6 +209,13 @@ def _keep_secret(hub: Target, site: Site, secret: str, is_known: bool) -> str:
         written = hub.state.environment.read_text()
         write_private(hub.state.environment, f"{written}{name}={shlex.quote(secret)}\n")
     return f"{name} in {hub.state.environment}"
+
+
+def _make_manifest() -> list[Path]:
+    try:
+        return manifest.write()
+    except manifest.Undeclared as problem:
+        raise Refused(str(problem)) from problem
 
 
 def send_test_event(site: Site, connection: Connection, database: Database) -> tuple[str, bool]:

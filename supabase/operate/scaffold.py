@@ -1,13 +1,11 @@
-"""A new site's files: its row as a seed, its function with a manifest entry, its test. What is there is left as it is."""
+"""A new site's files: its row as a seed, its function, its test. What is there is left as it is."""
 
 import json
 import re
-import tomllib
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 from deploy.bundle import FUNCTIONS, ROOT
@@ -16,7 +14,6 @@ from operate.hub import Refused
 
 SITES = ROOT / "supabase" / "sites"
 TESTS = ROOT / "tests"
-MANIFEST = FUNCTIONS / "manifest.toml"
 # What a new site's function begins as.
 PATTERN = FUNCTIONS / "ingest_prime"
 # private.arrivals knows it, too: it is no sign of the site's life.
@@ -159,7 +156,6 @@ def write_function(site: Site) -> bool:
     if (site.folder / "main.py").exists():
         return False
     site.folder.mkdir(exist_ok=True)
-    (site.folder / "requirements.txt").write_bytes((PATTERN / "requirements.txt").read_bytes())
     (site.folder / "main.py").write_text(_renamed((PATTERN / "main.py").read_text(), PATTERN.name, site))
     return True
 
@@ -169,23 +165,6 @@ def _renamed(source: str, entry_point: str, site: Site) -> str:
     first_line = f'"""Record a form of {_plain(site.name) or site.slug}: a contact, a lead and an event, in one transaction.'
     source = source.replace(entry_point, site.entry_point).replace(f'"{slug}"', f'"{site.slug}"')
     return re.sub(r'^"""[^"\n]*', lambda _: first_line, source, count=1)
-
-
-def write_manifest_entry(site: Site) -> bool:
-    manifest = _manifest()
-    if site.entry_point in manifest:
-        return False
-    entry = {**manifest[PATTERN.name], "purpose": f"Records forms of {site.name}"}
-    lines = [f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in entry.items()]
-    # Whole or not at all: the gateway reads it all the time.
-    unfinished = MANIFEST.with_name(MANIFEST.name + ".new")
-    unfinished.write_text("\n".join([MANIFEST.read_text(), f"[{site.entry_point}]", *lines, ""]))
-    unfinished.replace(MANIFEST)
-    return True
-
-
-def _manifest() -> dict[str, dict[str, Any]]:
-    return tomllib.loads(MANIFEST.read_text())
 
 
 def write_test(site: Site) -> bool:
