@@ -12,7 +12,7 @@ help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
 
 run: .venv/.requirements.lock ## Run the hub on PORT (54321) with its data in STATE (.state); Ctrl-C stops it
-	@exec $(PYTHON) -m emulator --port $(PORT) --state "$(STATE)" --parent $$PPID
+	@exec $(PYTHON) -m emulator --port "$(PORT)" --state "$(STATE)" --parent $$PPID
 
 new-site: .venv/.requirements.lock ## Connect a site to the running hub: NAME="Bob's Plumbing" URL=https://bobs.example
 	@$(PYTHON) -m operate.new_site --state "$(STATE)"

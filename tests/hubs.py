@@ -196,7 +196,9 @@ def start_hub(state: Path, port: int = 0, root: Path = ROOT, **environment: str)
     return Hub(state, env, process)
 
 
-def command(*arguments: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+def command(
+    *arguments: str | Path, cwd: Path = ROOT, preexec_fn: Callable[[], None] | None = None
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "emulator", *arguments],
         cwd=cwd,
@@ -204,6 +206,7 @@ def command(*arguments: str | Path, cwd: Path = ROOT) -> subprocess.CompletedPro
         capture_output=True,
         text=True,
         timeout=60,
+        preexec_fn=preexec_fn,
     )
 
 

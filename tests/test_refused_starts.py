@@ -1,6 +1,8 @@
 """A hub that cannot start says why in one sentence, and the next start has lost nothing."""
 
+import ctypes
 import json
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,10 +10,18 @@ import pytest
 from emulator.state import Keys, write_private
 from hubs import command, start_hub
 
+PRIVILEGED = int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text())
 
-def refusal(*arguments: str | Path) -> str:
+
+def may_not_bind_privileged_ports() -> None:
+    """Also when it is root."""
+    PR_CAPBSET_DROP, CAP_NET_BIND_SERVICE = 24, 10
+    ctypes.CDLL(None).prctl(PR_CAPBSET_DROP, CAP_NET_BIND_SERVICE, 0, 0, 0)
+
+
+def refusal(*arguments: str | Path, preexec_fn: Callable[[], None] | None = None) -> str:
     """The sentence that a start is refused with."""
-    refused = command(*arguments)
+    refused = command(*arguments, preexec_fn=preexec_fn)
     lines = refused.stderr.splitlines()
     assert (refused.returncode, len(lines)) == (1, 1), refused.stderr
     return lines[0]
@@ -108,3 +118,70 @@ def test_somebody_elses_database_is_not_taken_for_the_hubs(folder: Path) -> None
 
     assert said.startswith(f"{folder / 'keys.json'} is missing")
     assert everything_in(folder) == before
+
+
+# Ports and folders ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("port", ["", "web", "5 4", "-1", "65536", "99999999999999999999", "54321.0"])
+def test_a_port_that_is_none_is_refused_before_anything_is_made(folder: Path, port: str) -> None:
+    said = refusal("--port", port, "--state", folder / "state")
+
+    assert said == f"PORT is a number from 0 to 65535, not {port!r}."
+    assert not (folder / "state").exists()
+
+
+def test_the_highest_port_in_use_is_not_answered_with_a_higher_one(folder: Path) -> None:
+    with socket.create_server(("127.0.0.1", 65535)):
+        said = refusal("--port", "65535", "--state", folder)
+
+    assert said == "Port 65535 is in use. Choose another: make run PORT=65534"
+
+
+@pytest.mark.skipif(PRIVILEGED < 2, reason="here every account may listen on every port")
+def test_a_privileged_port_is_not_called_in_use(folder: Path) -> None:
+    port = PRIVILEGED - 1
+
+    said = refusal("--port", str(port), "--state", folder, preexec_fn=may_not_bind_privileged_ports)
+
+    assert said == f"Port {port} cannot be used: Permission denied. Choose another: make run PORT=54321"
+
+
+def test_a_state_that_is_a_file_is_refused_and_stays(folder: Path) -> None:
+    (folder / "file").write_text("mine")
+
+    said = refusal("--port", "0", "--state", folder / "file")
+
+    assert said == f"{folder / 'file'} is a file; STATE names a folder."
+    assert (folder / "file").read_text() == "mine"
+
+
+def below_a_file(folder: Path) -> Path:
+    (folder / "file").touch()
+    return folder / "file" / "state"
+
+
+def below_what_takes_no_folders(folder: Path) -> Path:
+    return Path("/proc/self/state")
+
+
+def with_too_long_a_name(folder: Path) -> Path:
+    return folder / ("long" * 100)
+
+
+@pytest.mark.parametrize(
+    ("place", "why"),
+    [
+        (below_a_file, "Not a directory"),
+        (below_what_takes_no_folders, "No such file or directory"),
+        (with_too_long_a_name, "File name too long"),
+    ],
+)
+def test_a_state_that_cannot_be_made_is_refused_in_the_systems_words(
+    folder: Path, place: Callable[[Path], Path], why: str
+) -> None:
+    state = place(folder)
+
+    said = refusal("--port", "0", "--state", state)
+
+    assert said.startswith(f"The hub cannot run: {why}: ")

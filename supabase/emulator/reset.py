@@ -21,7 +21,7 @@ def reset(state: State) -> str:
     if not folder.exists():
         return _remove_orphan(apart) or f"There is nothing at {folder}."
     if not _is_a_hubs(folder):
-        raise NotAHub
+        raise NotAHub(folder)
     state.lock()
     foreign = _foreign_data(folder / "postgres", apart)
     for data in (folder / "postgres", apart):

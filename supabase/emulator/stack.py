@@ -6,6 +6,7 @@ being refused.
 """
 
 import contextlib
+import errno
 import http.client
 import math
 import os
@@ -28,6 +29,7 @@ from emulator.state import State, email, secret_name, write_private
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SILENCE_SECONDS = 10.0
+PORT = 54321
 PORT_OFFSET = 10000
 
 
@@ -50,10 +52,13 @@ def listen(port: int) -> socket.socket:
             listening.bind(("127.0.0.1", port))
             break
         except OSError as error:
-            if pause is None:
+            if error.errno != errno.EADDRINUSE:
                 raise StackFailed(
-                    f"Port {port} is in use. Choose another: make run PORT={port + 1}"
+                    f"Port {port} cannot be used: {error.strerror}. Choose another: make run PORT={PORT}"
                 ) from error
+            if pause is None:
+                other = port + 1 if port < 65535 else port - 1
+                raise StackFailed(f"Port {port} is in use. Choose another: make run PORT={other}") from error
             time.sleep(pause)
     listening.listen(2048)
     return listening

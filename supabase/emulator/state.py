@@ -145,7 +145,7 @@ class State:
             except BlockingIOError:
                 os.close(handle)
                 time.sleep(0.05)
-        raise StateInUse
+        raise StateInUse(self.folder)
 
 
 def write_private(path: Path, text: str) -> None:
