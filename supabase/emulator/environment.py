@@ -75,9 +75,10 @@ def install(lock: Path) -> None:
     if pip.wait() != 0:
         sys.exit("".join(printed[-15:]) + "The packages could not be installed; the lines above say why.")
     unpack = "from emulator.postgres import binaries, unprivileged_account; binaries(unprivileged_account())"
-    subprocess.run(
-        [PYTHON, "-c", unpack], env=os.environ | {"PYTHONPATH": str(ROOT / "supabase")}, check=True
-    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "supabase")}
+    unpacked = subprocess.run([PYTHON, "-c", unpack], env=environment, stderr=subprocess.PIPE, text=True)
+    if unpacked.returncode != 0:
+        sys.exit(f"Postgres could not be unpacked: {unpacked.stderr.strip().rpartition('\n')[2]}")
     show("  installed", is_milestone=True)
     print(flush=True)
 
