@@ -2,6 +2,8 @@
 
 import ctypes
 import json
+import os
+import shutil
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -185,3 +187,72 @@ def test_a_state_that_cannot_be_made_is_refused_in_the_systems_words(
     said = refusal("--port", "0", "--state", state)
 
     assert said.startswith(f"The hub cannot run: {why}: ")
+
+
+# Files that are not what they were -------------------------------------------------------------------------------------
+
+
+def folder_for_the_environment_file(state: Path) -> None:
+    (state / "hub.env").mkdir()
+
+
+def file_for_the_logs(state: Path) -> None:
+    shutil.rmtree(state / "logs")
+    (state / "logs").touch()
+
+
+def folder_for_the_lock(state: Path) -> None:
+    (state / "lock").unlink()
+    (state / "lock").mkdir()
+
+
+def folder_for_the_keys(state: Path) -> None:
+    (state / "keys.json").unlink()
+    (state / "keys.json").mkdir()
+
+
+def file_for_the_database(state: Path) -> None:
+    shutil.rmtree(state / "postgres")
+    (state / "postgres").touch()
+
+
+def older_database(state: Path) -> None:
+    (state / "postgres" / "PG_VERSION").write_text("16\n")
+
+
+def empty_control_file(state: Path) -> None:
+    os.truncate(state / "postgres" / "global" / "pg_control", 0)
+
+
+def torn_settings(state: Path) -> None:
+    (state / "postgres" / "postgresql.auto.conf").write_text("work_mem = '4MB\nfsync")
+
+
+def other_password(state: Path) -> None:
+    keys = Keys.load(state)
+    passwords = dict.fromkeys(keys.role_passwords, "other")
+    write_private(state / "keys.json", json.dumps({**vars(keys), "role_passwords": passwords}))
+
+
+@pytest.mark.parametrize(
+    ("harm", "why"),
+    [
+        (folder_for_the_environment_file, "The hub cannot run: Is a directory: {state}/hub.env"),
+        (file_for_the_logs, "The hub cannot run: File exists: {state}/logs"),
+        (folder_for_the_lock, "The hub cannot run: Is a directory: {state}/lock"),
+        (folder_for_the_keys, "The hub cannot run: Is a directory: {state}/keys.json"),
+        (file_for_the_database, "The hub cannot run: Not a directory: {state}/postgres"),
+        (older_database, "initialized by PostgreSQL version 16, which is not compatible with this version"),
+        (empty_control_file, 'Postgres did not start: could not read file "global/pg_control"'),
+        (torn_settings, 'postgresql.auto.conf" contains errors'),
+        (other_password, 'password authentication failed for user "supabase_admin"'),
+    ],
+)
+def test_what_lies_wrong_in_the_state_is_said_as_the_system_or_postgres_says_it(
+    own_state: Path, harm: Callable[[Path], None], why: str
+) -> None:
+    harm(own_state)
+
+    said = refusal("--port", "0", "--state", own_state)
+
+    assert why.format(state=own_state) in said

@@ -136,13 +136,13 @@ def _refuse_disorder(files: list[str], history: list[str]) -> None:
 def _apply(connection: Connection, migration: Migration) -> None:
     parts = migration.statements
     if len(parts) == 1 and NEEDS_NO_TRANSACTION.match(_without_comments(parts[0])):
-        _execute(connection, migration, parts[0])
+        _execute(connection, migration.path, parts[0])
         _record(connection, migration, parts)
         return
     with connection.transaction():
         connection.execute("select set_config('lock_timeout', %s, true)", [LOCK_TIMEOUT])
         for part in parts:
-            _execute(connection, migration, part)
+            _execute(connection, migration.path, part)
         # What a file has set for its session ends with the file.
         connection.execute("reset role")
         connection.execute("reset all")
@@ -153,11 +153,14 @@ def _without_comments(statement: str) -> str:
     return re.sub(r"--[^\n]*\n|/\*.*?\*/", "", statement, flags=re.DOTALL).strip()
 
 
-def _execute(connection: Connection, migration: Migration, statement: str) -> None:
+def _execute(connection: Connection, file: Path, statement: str) -> None:
     try:
         connection.execute(statement.encode())
     except psycopg.Error as error:
-        raise MigrationRefused(f"{migration.path.name}: {error}\nin: {statement[:500]}") from error
+        # A full disk or a lost connection is not the statement's fault.
+        if error.sqlstate is None or error.sqlstate.startswith(("53", "58")):
+            raise
+        raise MigrationRefused(f"{file.name}: {error}\nin: {statement[:500]}") from error
 
 
 def _record(connection: Connection, migration: Migration, parts: list[str]) -> None:
@@ -178,10 +181,7 @@ def _seed(connection: Connection, project: Path, file: Path, say: Say) -> None:
     with connection.transaction():
         if found is None:
             for part in statements(text.decode()):
-                try:
-                    connection.execute(part.encode())
-                except psycopg.Error as error:
-                    raise MigrationRefused(f"{file.name}: {error}\nin: {part[:500]}") from error
+                _execute(connection, file, part)
         else:
             say(f"warning: {file.name} has changed and is not run again; `make reset` begins anew")
         connection.execute(

@@ -10,6 +10,7 @@ import hashlib
 import importlib.resources
 import os
 import pwd
+import re
 import shutil
 import signal
 import socket
@@ -26,8 +27,8 @@ from typing import Any, TypedDict
 import psycopg
 from psycopg import sql
 
-from emulator.process import die_with_parent
-from emulator.state import State
+from emulator.process import die_with_parent, open_log
+from emulator.state import State, write_private
 
 HERE = Path(__file__).parent
 ELSEWHERE = Path("/var/tmp")  # noqa: S108  (survives a reboot, and everybody can reach it)
@@ -59,6 +60,12 @@ LIBRARIES = "On Debian: apt-get install libxml2 libreadline8 libgssapi-krb5-2 li
 # After a kill, one call instead of one for each of a thousand files.
 LINUX_SETTINGS = "recovery_init_sync_method = 'syncfs'\n"
 ACCESS = "host all all 127.0.0.1/32 scram-sha-256\n"
+
+
+# The first such line is the cause: what follows from it may be fatal as well, and so is a client's coming too early.
+LAST_WORDS = re.compile(
+    r"(?:FATAL|PANIC|initdb: error): +(?!the database system is )(.+)(?:\n.+DETAIL: +(.+))?"
+)
 
 
 class PostgresUnavailable(Exception):
@@ -105,6 +112,8 @@ class Postgres:
         self.port = port
         self.account = unprivileged_account()
         self.data = self.state.folder / "postgres"
+        self.log = self.state.logs / "postgres.log"
+        self._log_began = 0
         self.is_new = False
 
     def prepare(self) -> None:
@@ -122,7 +131,8 @@ class Postgres:
     def start(self) -> subprocess.Popen[bytes]:
         """A postmaster; what its killed predecessor left behind is ended first, or it would not start."""
         self._end_leftovers()
-        with (self.state.logs / "postgres.log").open("ab") as log:
+        with open_log(self.log) as log:
+            self._log_began = os.fstat(log.fileno()).st_size
             return subprocess.Popen(
                 [self.bin / "postgres", "-D", self.data],
                 cwd=self.data,
@@ -138,8 +148,12 @@ class Postgres:
     def wait_until_ready(self, postmaster: subprocess.Popen[bytes], seconds: float = 60) -> None:
         deadline = time.monotonic() + seconds
         while not self._is_ready(postmaster.pid):
-            if postmaster.poll() is not None or time.monotonic() > deadline:
-                raise PostgresUnavailable(f"Postgres did not start, see {self.state.logs / 'postgres.log'}.")
+            if postmaster.poll() is not None:
+                raise PostgresUnavailable(
+                    f"Postgres did not start: {self.last_words() or 'it did not say why'}"
+                )
+            if time.monotonic() > deadline:
+                raise PostgresUnavailable(f"Postgres is not ready after {seconds:.0f} s; see {self.log}.")
             time.sleep(0.01)
 
     def _is_ready(self, pid: int) -> bool:
@@ -149,6 +163,18 @@ class Postgres:
         except FileNotFoundError:
             return False
         return len(lines) >= 8 and lines[0] == str(pid) and lines[7].strip() == "ready"
+
+    def last_words(self) -> str:
+        """Why Postgres stopped, as it said in its log since it was started, or why it could not say it there."""
+        try:
+            with self.log.open("r+b") as log:
+                log.seek(self._log_began)
+                said = log.read().decode(errors="replace")
+                # A full disk takes no last words either.
+                log.write(b"\n")
+        except OSError as error:
+            return f"{error.strerror}: {self.log}"
+        return quoted(said)
 
     def bootstrap(self) -> None:
         """What a new Supabase project has before its first migration; one transaction, once."""
@@ -167,6 +193,7 @@ class Postgres:
             cwd="/",
             env=self._environment(),
             stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
             preexec_fn=die_with_parent(),
             **self._as_account(),
         )
@@ -261,15 +288,13 @@ class Postgres:
             command, cwd="/", env=self._environment(), capture_output=True, text=True, **self._as_account()
         )
         if done.returncode != 0:
-            hint = "" if "shared librar" not in done.stderr else f"\n{LIBRARIES}"
-            raise PostgresUnavailable(f"{Path(command[0]).name} failed: {done.stderr.strip()}{hint}")
+            hint = "" if "shared librar" not in done.stderr else f". {LIBRARIES}"
+            said = quoted(done.stderr) or " ".join(done.stderr.split())
+            raise PostgresUnavailable(f"{Path(command[0]).name} failed: {said}{hint}")
 
     def _write(self, name: str, text: str) -> None:
-        path = self.data / name
-        path.unlink(missing_ok=True)
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(text)
-        self._own(path)
+        write_private(self.data / name, text)
+        self._own(self.data / name)
 
     def _own(self, path: Path) -> None:
         if self.account:
@@ -288,6 +313,20 @@ def data_apart(state_folder: Path) -> Path:
     """The data's place where Postgres's account cannot reach the state folder."""
     name = hashlib.sha256(str(state_folder / "postgres").encode()).hexdigest()[:16]
     return ELSEWHERE / f"mission-control-data-{name}"
+
+
+def said(error: psycopg.Error) -> str:
+    """What Postgres said, in one line; a connection that broke has heard nothing, so there it is what psycopg says."""
+    heard = error.diag
+    if heard.message_primary is None:
+        return str(error).partition("\n")[0]
+    return ". ".join(filter(None, [heard.message_primary, heard.message_hint]))
+
+
+def quoted(log: str) -> str:
+    """The line of a log that says why there is no Postgres; empty where none does."""
+    found = LAST_WORDS.search(log)
+    return ": ".join(filter(None, found.groups())) if found else ""
 
 
 UNSAFE_SETTINGS = """

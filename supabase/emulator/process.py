@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 PR_SET_PDEATHSIG = 1
 LASTING_SECONDS = 5.0
@@ -42,6 +43,14 @@ def die_with(parent: int) -> None:
 def _ask_kernel(sign: signal.Signals) -> None:
     if sys.platform == "linux":
         _libc.prctl(PR_SET_PDEATHSIG, int(sign))
+
+
+def open_log(path: Path) -> BinaryIO:
+    """For appending. Where it cannot be opened its lines are lost, and the process runs all the same."""
+    try:
+        return path.open("ab")
+    except OSError:
+        return Path(os.devnull).open("ab")
 
 
 class Child:
@@ -86,7 +95,10 @@ class Child:
         return True
 
     def log_tail(self, lines: int = 12) -> str:
-        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+        try:
+            return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+        except OSError as error:
+            return str(error)
 
     def _mourn(self, code: int) -> None:
         was_killed, was_asked, had_lasted = code < 0, code == 0, self.age > LASTING_SECONDS

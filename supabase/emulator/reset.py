@@ -6,6 +6,7 @@ from pathlib import Path
 from emulator.postgres import data_apart, remove
 from emulator.state import Keys, State, StateUnusable
 
+# Hubs before this one had a seeding.log.
 LOGS = ("gateway.log", "postgres.log", "seeding.log", "workers.log")
 # The keys late, for they are what a hub's folder is known by, also after a reset that was cut off.
 FILES = ("hub.env", "hub.env.new", "postgres.port", "keys.json.new", "keys.json", "lock")

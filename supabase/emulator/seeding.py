@@ -13,7 +13,7 @@ import psycopg
 
 from emulator.auth.people import seed_user
 from emulator.migrations import PEOPLE
-from emulator.postgres import new_password
+from emulator.postgres import new_password, said
 from emulator.state import State, email
 
 ORGANIZATION = "trades"
@@ -40,4 +40,7 @@ async def seed(state: State) -> None:
 
 if __name__ == "__main__":
     sys.stdin.read()
-    asyncio.run(seed(State(Path(os.environ["STATE_DIR"]))))
+    try:
+        asyncio.run(seed(State(Path(os.environ["STATE_DIR"]))))
+    except psycopg.Error as error:
+        sys.exit(said(error))

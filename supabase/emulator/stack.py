@@ -21,9 +21,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
+import psycopg
+
 from emulator import migrations
-from emulator.postgres import Postgres, free_port
-from emulator.process import Child, Process, die_with_parent
+from emulator.postgres import Postgres, free_port, said
+from emulator.process import Child, Process, die_with_parent, open_log
 from emulator.screen import ready_screen
 from emulator.state import State, email, secret_name, write_private
 
@@ -88,13 +90,17 @@ class Stack:
             self._stay_up()
         except KeyboardInterrupt:
             say("\nstopping")
+        except psycopg.Error as error:
+            # A connection that breaks does not say why; Postgres does, in its log.
+            why = error.sqlstate is None and self.postgres.last_words()
+            raise StackFailed(f"The hub cannot run: {why or said(error)}") from error
         finally:
             self._go_down()
 
     def _come_up(self) -> None:
         began = time.monotonic()
         self.state.environment.unlink(missing_ok=True)
-        self.state.port_file.write_text(str(self.postgres.port))
+        write_private(self.state.port_file, str(self.postgres.port))
         # It takes as long to import as Postgres to start, and needs no database before it is asked something.
         self.gateway.start()
         self._bring_up_database()
@@ -145,7 +151,8 @@ class Stack:
         for sign in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(sign, signal.SIG_IGN)
         self.listening.close()
-        self.state.environment.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.state.environment.unlink(missing_ok=True)
         for child in (self.gateway, self.workers):
             if child.process is not None:
                 child.process.terminate()
@@ -163,24 +170,25 @@ class Stack:
     def _start_gateway(self) -> Process:
         descriptor = self.listening.fileno()
         return self._python(
-            "emulator.gateway", "gateway.log", "--fd", str(descriptor), pass_fds=(descriptor,)
+            "emulator.gateway", "--fd", str(descriptor), log="gateway.log", pass_fds=(descriptor,)
         )
 
     def _start_workers(self) -> Process:
-        return self._python("emulator.workers", "workers.log")
+        return self._python("emulator.workers", log="workers.log")
 
     def _start_seeding(self) -> Process:
-        return self._python("emulator.seeding", "seeding.log", stdin=subprocess.PIPE)
+        return self._python("emulator.seeding", stdin=subprocess.PIPE)
 
     def _python(
         self,
         module: str,
-        log: str,
         *arguments: str,
+        log: str | None = None,
         pass_fds: tuple[int, ...] = (),
         stdin: int = subprocess.DEVNULL,
     ) -> Process:
-        with (self.state.logs / log).open("ab") as output:
+        """One that has no log is heard when it has ended."""
+        with open_log(self.state.logs / log) if log else contextlib.nullcontext(subprocess.PIPE) as output:
             return subprocess.Popen(
                 [sys.executable, "-m", module, *arguments],
                 cwd=REPOSITORY,
@@ -228,10 +236,13 @@ class Stack:
 
     def _await(self, unfinished: dict[str, Process]) -> None:
         for name, process in unfinished.items():
-            if process.wait(60) != 0:
-                log = self.state.logs / f"{name}.log"
-                said = log.read_text(errors="replace") if log.exists() else ""
-                raise StackFailed(f"The hub cannot start: {name} failed.\n{said}")
+            try:
+                code = process.wait(60)
+            except subprocess.TimeoutExpired as error:
+                raise StackFailed(f"The hub cannot run: {name} has not ended after 60 s.") from error
+            if code != 0:
+                why = process.stderr.read().decode(errors="replace").strip() if process.stderr else ""
+                raise StackFailed(f"The hub cannot run: {name} failed: {why or f'exit code {code}'}")
 
     def _environment_file(self) -> str:
         keys = self.state.keys
