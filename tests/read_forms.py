@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from shared.readings import Reading
-from shared.submissions import Submission, contact_of
+from shared.intake.forms import Submission
+from shared.intake.readings import Reading
+from shared.intake.recording import contact_of
 
 
 def read(form: dict[str, Any]) -> Reading:

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
-from shared import db, people, sites
+from shared import db
+from shared.callers import sites
+from shared.callers.users import signed_in
 from shared.errors import Forbidden, Unauthorized
-from shared.requests import Request
+from shared.web.requests import Request
 
 
 @pytest.fixture(autouse=True)
@@ -131,7 +133,7 @@ def test_a_site_is_known_from_when_there_is_one(hub: Any) -> None:
 
 
 def test_a_person_is_known_by_their_token_with_their_organizations(hub: Any) -> None:
-    person = shown(people.signed_in(), authorization=f"Bearer {hub.token('VIEWER')}")
+    person = shown(signed_in(), authorization=f"Bearer {hub.token('VIEWER')}")
 
     rows = hub.rows(
         "select memberships.user_id, memberships.org_id from public.memberships join auth.users on users.id = memberships.user_id"
@@ -144,9 +146,9 @@ def test_a_person_is_known_by_their_token_with_their_organizations(hub: Any) -> 
 def test_a_role_is_asked_of_our_own_table(hub: Any) -> None:
     signed_in = f"Bearer {hub.token('VIEWER')}"
 
-    assert shown(people.signed_in(role="viewer"), authorization=signed_in)
+    assert shown(signed_in(role="viewer"), authorization=signed_in)
     with pytest.raises(Forbidden):
-        shown(people.signed_in(role="admin"), authorization=signed_in)
+        shown(signed_in(role="admin"), authorization=signed_in)
 
 
 @pytest.mark.parametrize(
@@ -158,4 +160,4 @@ def test_any_other_token_is_refused_alike(hub: Any, forged: str) -> None:
     sent = forged.format(key=key, token=real, cut=real[:-6] + "AAAAAA")
 
     with pytest.raises(Unauthorized):
-        shown(people.signed_in(), authorization=sent)
+        shown(signed_in(), authorization=sent)

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
-from shared import db, deliveries
-from shared.deliveries import Delivery, Done
+from shared import db
+from shared.work.drain import Pace, drain
+from shared.work.envelopes import Delivery
+from shared.work.outcomes import Done, Handle, Permanent, Skip
 
 type Drained = Callable[..., dict[str, Any]]
 
@@ -42,8 +44,8 @@ def emit(hub: Any, target: str) -> Callable[[int], None]:
 
 @pytest.fixture
 def drained(target: str) -> Drained:
-    def run(handle: deliveries.Handle, **options: Any) -> dict[str, Any]:
-        return asyncio.run(closing(deliveries.drain(target, handle, **options)))
+    def run(handle: Handle, **options: Any) -> dict[str, Any]:
+        return asyncio.run(closing(drain(target, handle, Pace(**options))))
 
     return run
 
@@ -57,7 +59,7 @@ async def closing[Result](work: Awaitable[Result]) -> Result:
 
 def outcomes(hub: Any, target: str) -> dict[int, tuple[str, int, str | None]]:
     rows = hub.rows(
-        "select (events.data ->> 'n')::int, deliveries.status::text, deliveries.attempts, deliveries.last_error"
+        "select (events.data ->> 'n')::int, status::text, attempts, last_error"
         " from public.deliveries join public.events on events.id = event_id"
         " join public.subscriptions on subscriptions.id = subscription_id where subscriptions.name = %s",
         target,
@@ -95,9 +97,9 @@ def test_each_way_to_fail_ends_one_delivery_and_no_other(
             case 1:
                 raise RuntimeError("no answer for ann@example.com from https://user:pass@host")
             case 2:
-                raise deliveries.Permanent("never will")
+                raise Permanent("never will")
             case 3:
-                raise deliveries.Skip("not for us")
+                raise Skip("not for us")
             case 4:
                 return await never(delivery)
             case 5:
@@ -192,11 +194,11 @@ def test_a_drain_that_is_cancelled_gives_everything_back(hub: Any, target: str, 
             begun.set()
             return await never(delivery)
 
-        drain = asyncio.create_task(deliveries.drain(target, handle))
+        work = asyncio.create_task(drain(target, handle))
         await begun.wait()
-        drain.cancel()
+        work.cancel()
         with pytest.raises(asyncio.CancelledError):
-            await drain
+            await work
 
     asyncio.run(closing(cancelled()))
 
@@ -218,11 +220,11 @@ def test_a_kick_during_a_drain_is_answered_at_once_and_makes_it_look_again(
             await second_is_done.wait()
             return Done()
 
-        drain = asyncio.create_task(deliveries.drain(target, handle))
+        work = asyncio.create_task(drain(target, handle))
         await begun.wait()
         await asyncio.to_thread(emit, 1)
-        joined = await deliveries.drain(target, handle)
-        return joined, await drain
+        joined = await drain(target, handle)
+        return joined, await work
 
     joined, summary = asyncio.run(closing(kicked()))
 
@@ -234,10 +236,10 @@ def test_an_event_that_comes_while_it_lingers_is_found_without_a_kick(
     hub: Any, target: str, emit: Any
 ) -> None:
     async def lingering() -> dict[str, Any]:
-        drain = asyncio.create_task(deliveries.drain(target, well))
+        work = asyncio.create_task(drain(target, well))
         await asyncio.sleep(0)
         await asyncio.to_thread(emit, 1)
-        return await drain
+        return await work
 
     assert asyncio.run(closing(lingering()))["done"] == 1
 
@@ -259,7 +261,7 @@ def test_while_the_database_restarts_nothing_is_settled_twice_or_forgotten(
         await asyncio.to_thread(own_hub.restart_database)
         return Done()
 
-    summary = asyncio.run(closing(deliveries.drain("drain", handle)))
+    summary = asyncio.run(closing(drain("drain", handle)))
 
     assert (summary["claimed"], summary["done"]) == (1, 1)
     assert outcomes(own_hub, "drain") == {1: ("done", 1, None)}

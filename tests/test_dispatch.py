@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from shared import qualification  # noqa: F401  the qualifier of the hub under test is this one
+from shared.agents.lead_qualifier import qualification  # noqa: F401  the qualifier of the hub under test is this one
 
 
 @pytest.fixture

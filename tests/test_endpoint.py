@@ -16,8 +16,8 @@ from functions_framework.exceptions import MissingTargetException
 from hubs import web
 from serving import served
 
-from shared import endpoint, requests
 from shared.settings import BadSetting
+from shared.web import endpoint, requests
 
 ROOT = Path(__file__).parents[1]
 SECRETS = {
@@ -33,8 +33,9 @@ ECHO = """
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
-from shared import auth, db
-from shared.endpoint import endpoint
+from shared import db
+from shared.callers.hub import hub
+from shared.web.endpoint import endpoint
 
 
 class Note(BaseModel):
@@ -43,7 +44,7 @@ class Note(BaseModel):
     count: int = 0
 
 
-@endpoint(caller=auth.hub, body=Note, max_body=20_000)
+@endpoint(caller=hub, body=Note, max_body=20_000)
 async def echo(_caller: None, note: Note) -> tuple[Note, int]:
     if note.text == "break":
         raise RuntimeError("the secret of " + note.text)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from shared import identity
+from shared.intake import identity
 
 REGIONS = ("NZ", "AU", "GB", "US", "DE", "IT", "AR", "SG")
 LOCAL = st.text("abcXYZ019._+-%'\"é ", min_size=1, max_size=12)

@@ -9,8 +9,8 @@ from injected import CORPUS, Case, cases
 from read_forms import read
 from test_qualification import CONFIG
 
-from shared import injections
-from shared.qualification import Rules, qualify
+from shared.agents.lead_qualifier.qualification import Rules, qualify
+from shared.models import injections
 
 RULES = Rules.model_validate(CONFIG)
 

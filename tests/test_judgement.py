@@ -11,13 +11,13 @@ from pydantic import ValidationError
 from read_forms import read as read_form
 from test_qualification import CONFIG
 
-from shared import brains
-from shared.brains import Brain
-from shared.enquiries import Enquiry, Memory
-from shared.envelopes import Agent
-from shared.judgement import Judgement, Version, moved, question, read
-from shared.outcomes import Unreadable
-from shared.qualification import Qualification, qualify
+from shared.agents.lead_qualifier.enquiries import Enquiry, Memory
+from shared.agents.lead_qualifier.judgement import Judgement, Version, moved, question, read
+from shared.agents.lead_qualifier.qualification import Qualification, qualify
+from shared.models import brains
+from shared.models.brains import Brain
+from shared.work.envelopes import Agent
+from shared.work.outcomes import Unreadable
 
 VERSION = Version.model_validate(
     {"rules": CONFIG, "prompt": "Judge.", "next_steps": {"A": ["Ring twice."], "C": ["Write a letter."]}}

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 from signing import Site, client, page_key
 
-from shared.requests import Request
+from shared.web.requests import Request
 
 LIMITS = ("max_per_second", "max_per_second_from_pages", "max_per_minute_per_address")
 

@@ -28,8 +28,28 @@ from llm_server import (
 from pydantic import BaseModel, ConfigDict
 from scale import scaled
 
-from shared import dialects, llm
-from shared.llm import Limits, Question, Usage
+from shared.models import client, dialects
+from shared.models.client import (
+    SCHEMA_FOLLOWS,
+    BrokenOff,
+    CutOff,
+    Failure,
+    Garbled,
+    InvalidAnswer,
+    ModelRefused,
+    OverBudget,
+    Question,
+    QuestionLimits,
+    RateLimited,
+    RequestRefused,
+    Resting,
+    ServerFailed,
+    TimedOut,
+    Unreachable,
+    Usage,
+    ask,
+    close,
+)
 from shared.settings import BadSetting, Llm, load_if_set
 
 SCHEMA = {
@@ -39,7 +59,7 @@ SCHEMA = {
     "properties": {"size": {"type": "integer"}},
 }
 QUESTION = Question("some-model", "Be brief.", "How large?", "size", SCHEMA, 50, 0.5)
-LIMITS = Limits(seconds=5, tries=2, rest_seconds=0)
+LIMITS = QuestionLimits(seconds=5, tries=2, rest_seconds=0)
 GOOD = completion('{"size": 3}')
 
 
@@ -62,7 +82,7 @@ def environment(server: ModelServer, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def asked(
-    *replies: Any, server: ModelServer | None = None, limits: Limits = LIMITS, times: int = 1
+    *replies: Any, server: ModelServer | None = None, limits: QuestionLimits = LIMITS, times: int = 1
 ) -> tuple[list[Any], Usage]:
     """What came of asking, an answer or a failure each time, and what it took."""
     if server:
@@ -73,10 +93,10 @@ def asked(
         outcomes: list[Any] = []
         for _ in range(times):
             try:
-                outcomes.append(await llm.ask(QUESTION, Size.model_validate, limits, usage))
-            except llm.Failure as failure:
+                outcomes.append(await ask(QUESTION, Size.model_validate, limits, usage))
+            except Failure as failure:
                 outcomes.append(failure)
-        await llm.close()
+        await close()
         return outcomes
 
     return asyncio.run(ask()), usage
@@ -95,7 +115,7 @@ def test_a_question_is_asked_as_the_providers_document_it(server: ModelServer) -
         "messages": [
             {
                 "role": "system",
-                "content": f"Be brief.\n{llm.SCHEMA_FOLLOWS}\n{json.dumps(SCHEMA, separators=(',', ':'))}",
+                "content": f"Be brief.\n{SCHEMA_FOLLOWS}\n{json.dumps(SCHEMA, separators=(',', ':'))}",
             },
             {"role": "user", "content": "How large?"},
         ],
@@ -111,37 +131,37 @@ def test_a_question_is_asked_as_the_providers_document_it(server: ModelServer) -
 @pytest.mark.parametrize(
     ("reply", "failure", "requests"),
     [
-        (refusal(429), llm.RateLimited, 2),
-        (refusal(429, retry_after="60"), llm.RateLimited, 1),
-        (refusal(429, retry_after=formatdate(time.time() + 86_400, usegmt=True)), llm.RateLimited, 1),
-        (refusal(429, "insufficient_quota"), llm.RequestRefused, 1),
-        (refusal(500), llm.ServerFailed, 2),
-        (refusal(503, retry_after="60"), llm.ServerFailed, 1),
-        (refusal(500, x_should_retry="false"), llm.ServerFailed, 1),
-        (refusal(400), llm.RequestRefused, 1),
-        (refusal(401), llm.RequestRefused, 1),
-        (refusal(307, location="http://127.0.0.1:1/v1/chat/completions"), llm.RequestRefused, 1),
-        (Reply(stalls=True), llm.TimedOut, 1),
-        (Reply(breaks_off=True), llm.ServerFailed, 2),
-        (Reply(body=GOOD.body[:40], breaks_off=True), llm.ServerFailed, 2),
-        (Reply(), llm.Garbled, 2),
-        (Reply(body=GOOD.body[:40]), llm.Garbled, 2),
-        (Reply(body=b"[" * 100_000), llm.Garbled, 2),
-        (Reply(body=b"x" * 300_000), llm.Garbled, 2),
-        (Reply(body=b'{"choices": []}'), llm.Garbled, 2),
-        (completion(None, refusal="I would rather not."), llm.ModelRefused, 1),
-        (completion('{"size": 3}', finish="content_filter"), llm.ModelRefused, 1),
-        (completion('{"size":', finish="length"), llm.CutOff, 1),
-        (completion(""), llm.InvalidAnswer, 2),
-        (completion('{"size":'), llm.InvalidAnswer, 2),
-        (completion('{"size": "3"}'), llm.InvalidAnswer, 2),
-        (completion('{"size": 3, "org_id": "another"}'), llm.InvalidAnswer, 2),
-        (completion("null"), llm.InvalidAnswer, 2),
-        (completion(None, finish="tool_calls", tool_calls=[tool_call("send_email")]), llm.InvalidAnswer, 2),
+        (refusal(429), RateLimited, 2),
+        (refusal(429, retry_after="60"), RateLimited, 1),
+        (refusal(429, retry_after=formatdate(time.time() + 86_400, usegmt=True)), RateLimited, 1),
+        (refusal(429, "insufficient_quota"), RequestRefused, 1),
+        (refusal(500), ServerFailed, 2),
+        (refusal(503, retry_after="60"), ServerFailed, 1),
+        (refusal(500, x_should_retry="false"), ServerFailed, 1),
+        (refusal(400), RequestRefused, 1),
+        (refusal(401), RequestRefused, 1),
+        (refusal(307, location="http://127.0.0.1:1/v1/chat/completions"), RequestRefused, 1),
+        (Reply(stalls=True), TimedOut, 1),
+        (Reply(breaks_off=True), ServerFailed, 2),
+        (Reply(body=GOOD.body[:40], breaks_off=True), ServerFailed, 2),
+        (Reply(), Garbled, 2),
+        (Reply(body=GOOD.body[:40]), Garbled, 2),
+        (Reply(body=b"[" * 100_000), Garbled, 2),
+        (Reply(body=b"x" * 300_000), Garbled, 2),
+        (Reply(body=b'{"choices": []}'), Garbled, 2),
+        (completion(None, refusal="I would rather not."), ModelRefused, 1),
+        (completion('{"size": 3}', finish="content_filter"), ModelRefused, 1),
+        (completion('{"size":', finish="length"), CutOff, 1),
+        (completion(""), InvalidAnswer, 2),
+        (completion('{"size":'), InvalidAnswer, 2),
+        (completion('{"size": "3"}'), InvalidAnswer, 2),
+        (completion('{"size": 3, "org_id": "another"}'), InvalidAnswer, 2),
+        (completion("null"), InvalidAnswer, 2),
+        (completion(None, finish="tool_calls", tool_calls=[tool_call("send_email")]), InvalidAnswer, 2),
     ],
 )
 def test_each_failure_has_its_name_and_its_number_of_tries(
-    server: ModelServer, reply: Reply, failure: type[llm.Failure], requests: int
+    server: ModelServer, reply: Reply, failure: type[Failure], requests: int
 ) -> None:
     (outcome,), usage = asked(reply, server=server, limits=LIMITS.model_copy(update={"seconds": 1.5}))
 
@@ -150,9 +170,9 @@ def test_each_failure_has_its_name_and_its_number_of_tries(
 
 
 def test_the_names_tell_each_failure_apart() -> None:
-    kinds = [kind for kind in vars(llm).values() if isinstance(kind, type) and issubclass(kind, llm.Failure)]
+    kinds = [kind for kind in vars(client).values() if isinstance(kind, type) and issubclass(kind, Failure)]
 
-    told = {(kind.code, kind.words) for kind in kinds if kind is not llm.BrokenOff}
+    told = {(kind.code, kind.words) for kind in kinds if kind is not BrokenOff}
     assert len(told) == len({code for code, _ in told}) == len(kinds) - 1
 
 
@@ -161,7 +181,7 @@ def test_nobody_there_is_told_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
 
     (outcome,), _ = asked()
 
-    assert isinstance(outcome, llm.Unreachable)
+    assert isinstance(outcome, Unreachable)
 
 
 @pytest.mark.parametrize("wait", [{"retry_after": "0.2"}, {"retry_after_ms": "200"}])
@@ -341,9 +361,9 @@ def test_each_model_of_an_endpoint_is_known_by_itself(server: ModelServer) -> No
         requests = []
         for model in ("one", "one", "another", "one"):
             server.asked.clear()
-            await llm.ask(replace(QUESTION, model=model), Size.model_validate, LIMITS, Usage())
+            await ask(replace(QUESTION, model=model), Size.model_validate, LIMITS, Usage())
             requests.append(len(server.asked))
-        await llm.close()
+        await close()
         return requests
 
     assert asyncio.run(ask()) == [3, 1, 3, 1]
@@ -365,11 +385,11 @@ def test_questions_that_learn_at_the_same_time_are_all_answered_and_paid_once(se
     server.says(picky)
 
     async def ask() -> int:
-        asking = (llm.ask(QUESTION, Size.model_validate, LIMITS, Usage()) for _ in range(12))
+        asking = (ask(QUESTION, Size.model_validate, LIMITS, Usage()) for _ in range(12))
         assert await asyncio.gather(*asking) == [Size(size=3)] * 12
         server.asked.clear()
-        await llm.ask(QUESTION, Size.model_validate, LIMITS, Usage())
-        await llm.close()
+        await ask(QUESTION, Size.model_validate, LIMITS, Usage())
+        await close()
         return len(server.asked)
 
     assert asyncio.run(ask()) == 1
@@ -397,46 +417,46 @@ def test_what_is_generated_and_refused_goes_back_once(server: ModelServer) -> No
 
 
 def test_whatever_happens_the_time_limit_holds(server: ModelServer) -> None:
-    limits = Limits(seconds=1, tries=4)
+    limits = QuestionLimits(seconds=1, tries=4)
     started = time.perf_counter()
 
     (outcome,), _ = asked(refusal(500, retry_after="0.4"), Reply(stalls=True), server=server, limits=limits)
 
-    assert isinstance(outcome, llm.TimedOut)
+    assert isinstance(outcome, TimedOut)
     assert time.perf_counter() - started < 1.5
 
 
 def test_an_endpoint_that_keeps_failing_is_left_alone_for_a_while(server: ModelServer) -> None:
-    limits = Limits(seconds=5, tries=1, rest_seconds=60)
+    limits = QuestionLimits(seconds=5, tries=1, rest_seconds=60)
 
     outcomes, _ = asked(refusal(500), server=server, limits=limits, times=5)
 
-    assert [type(outcome) for outcome in outcomes] == [llm.ServerFailed] * 3 + [llm.Resting] * 2
+    assert [type(outcome) for outcome in outcomes] == [ServerFailed] * 3 + [Resting] * 2
     assert len(server.asked) == 3
 
 
 def test_one_that_says_when_to_come_back_is_left_alone_until_then(server: ModelServer) -> None:
-    limits = Limits(seconds=5, tries=2, rest_seconds=60)
+    limits = QuestionLimits(seconds=5, tries=2, rest_seconds=60)
 
     outcomes, _ = asked(refusal(429, retry_after="50"), server=server, limits=limits, times=2)
 
-    assert [type(outcome) for outcome in outcomes] == [llm.RateLimited, llm.Resting]
+    assert [type(outcome) for outcome in outcomes] == [RateLimited, Resting]
 
 
 def test_bad_answers_are_no_reason_to_leave_it_alone(server: ModelServer) -> None:
-    limits = Limits(seconds=5, rest_seconds=60)
+    limits = QuestionLimits(seconds=5, rest_seconds=60)
 
     outcomes, _ = asked(completion("no"), server=server, limits=limits, times=4)
 
-    assert [type(outcome) for outcome in outcomes] == [llm.InvalidAnswer] * 4
+    assert [type(outcome) for outcome in outcomes] == [InvalidAnswer] * 4
 
 
 def test_a_run_has_a_limit_of_tokens(server: ModelServer) -> None:
     dear = completion("no", usage=(900, 90))
 
-    (outcome,), usage = asked(dear, GOOD, server=server, limits=Limits(tokens=1000))
+    (outcome,), usage = asked(dear, GOOD, server=server, limits=QuestionLimits(tokens=1000))
 
-    assert isinstance(outcome, llm.OverBudget)
+    assert isinstance(outcome, OverBudget)
     assert usage.requests == 1
 
 
@@ -476,9 +496,9 @@ def test_an_outer_cancel_is_not_taken_for_the_limit(server: ModelServer) -> None
     async def cut_short() -> None:
         try:
             async with asyncio.timeout(0.2):
-                await llm.ask(QUESTION, Size.model_validate, LIMITS, Usage())
+                await ask(QUESTION, Size.model_validate, LIMITS, Usage())
         finally:
-            await llm.close()
+            await close()
 
     with pytest.raises(TimeoutError):
         asyncio.run(cut_short())
@@ -503,7 +523,7 @@ json_values = st.recursive(
 def test_any_json_is_an_answer_or_an_invalid_one(server: ModelServer, said: Any) -> None:
     (outcome,), _ = asked(completion(json.dumps(said)), server=server)
 
-    assert isinstance(outcome, Size | llm.InvalidAnswer)
+    assert isinstance(outcome, Size | InvalidAnswer)
 
 
 @given(body=st.binary(max_size=60) | json_values.map(lambda value: json.dumps(value).encode()))
@@ -511,7 +531,7 @@ def test_any_json_is_an_answer_or_an_invalid_one(server: ModelServer, said: Any)
 def test_any_body_ends_in_a_failure_with_a_name(server: ModelServer, body: bytes) -> None:
     (outcome,), _ = asked(Reply(body=body), server=server, limits=LIMITS.model_copy(update={"tries": 1}))
 
-    assert isinstance(outcome, llm.Failure)
+    assert isinstance(outcome, Failure)
 
 
 def test_without_any_setting_there_is_no_model(monkeypatch: pytest.MonkeyPatch) -> None:

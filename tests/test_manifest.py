@@ -20,12 +20,13 @@ And nothing else.
 
 import phonenumbers
 
-from shared import auth, settings
-from shared.endpoint import Instance, endpoint
+from shared import settings
+from shared.callers.hub import hub
+from shared.web.endpoint import Instance, endpoint
 
 
 @endpoint(
-    caller=auth.hub,
+    caller=hub,
     method="GET",
     needs=(settings.Database,),
     wants=(settings.Llm,),

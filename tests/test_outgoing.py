@@ -15,7 +15,16 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from partners import Partner, running_partner
 
-from shared import outgoing
+from shared.outbound.client import (
+    EXCERPT_BYTES,
+    Answer,
+    Client,
+    Forbidden,
+    Resolve,
+    Unreachable,
+    is_open,
+    resolve,
+)
 
 CLOSED = [
     "0.0.0.0",
@@ -91,7 +100,7 @@ def local(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PARTNERS_MAY_BE_LOCAL", "1")
 
 
-def names(*answers: list[str]) -> outgoing.Resolve:
+def names(*answers: list[str]) -> Resolve:
     """A resolver that answers each of these in turn, then the last again."""
     waiting = list(answers)
 
@@ -101,12 +110,10 @@ def names(*answers: list[str]) -> outgoing.Resolve:
     return resolve
 
 
-def post(
-    url: str, resolve: outgoing.Resolve = outgoing.resolve, times: int = 1, **more: Any
-) -> outgoing.Answer:
-    async def all_of_them() -> outgoing.Answer:
+def post(url: str, resolve: Resolve = resolve, times: int = 1, **more: Any) -> Answer:
+    async def all_of_them() -> Answer:
         for _ in range(times):
-            async with outgoing.Client(resolve) as client:
+            async with Client(resolve) as client:
                 answer = await client.post(url, b"{}", {}, **more)
         return answer
 
@@ -115,12 +122,12 @@ def post(
 
 @pytest.mark.parametrize("address", CLOSED)
 def test_what_is_not_public_is_closed(address: str) -> None:
-    assert not outgoing.is_open(ip_address(address))
+    assert not is_open(ip_address(address))
 
 
 @pytest.mark.parametrize("address", OPEN)
 def test_what_is_public_is_open(address: str) -> None:
-    assert outgoing.is_open(ip_address(address))
+    assert is_open(ip_address(address))
 
 
 @pytest.mark.parametrize(
@@ -132,9 +139,9 @@ def test_unless_told_otherwise_nothing_local_is_reached_however_it_is_written(
 ) -> None:
     port = partner.url.rsplit(":", 1)[1]
 
-    with pytest.raises((outgoing.Forbidden, outgoing.Unreachable)):
+    with pytest.raises((Forbidden, Unreachable)):
         post(f"https://{host}:{port}/")
-    with pytest.raises(outgoing.Forbidden):
+    with pytest.raises(Forbidden):
         post(f"http://{host}:{port}/")
     assert partner.received == []
 
@@ -147,7 +154,7 @@ def test_one_address_that_is_closed_closes_the_name(
 ) -> None:
     port = partner.url.rsplit(":", 1)[1]
 
-    with pytest.raises(outgoing.Forbidden):
+    with pytest.raises(Forbidden):
         post(f"http://partner.example:{port}/", names(answers))
     assert partner.received == []
 
@@ -155,7 +162,7 @@ def test_one_address_that_is_closed_closes_the_name(
 def test_a_name_that_moves_inward_is_refused_the_moment_it_does(partner: Partner, local: None) -> None:
     url = f"http://partner.example:{partner.url.rsplit(':', 1)[1]}/"
 
-    with pytest.raises(outgoing.Forbidden):
+    with pytest.raises(Forbidden):
         post(url, names(["127.0.0.1"], ["10.0.0.1"]), times=2)
     assert len(partner.received) == 1
 
@@ -184,7 +191,7 @@ def test_without_a_certificate_of_that_name_nothing_is_sent(local: None, tmp_pat
         thread = threading.Thread(target=receive, args=(listening, context, received))
         thread.start()
 
-        with pytest.raises(outgoing.Unreachable):
+        with pytest.raises(Unreachable):
             post(f"https://partner.example:{listening.getsockname()[1]}/", names(["127.0.0.1"]))
         thread.join()
 
@@ -244,21 +251,21 @@ def test_a_proxy_of_the_environment_is_not_used(
 def test_of_a_long_answer_the_beginning_is_read(partner: Partner, local: None) -> None:
     partner.text = b"x" * 50_000_000
 
-    assert post(partner.url, seconds=5).excerpt == "x" * outgoing.EXCERPT_BYTES
+    assert post(partner.url, seconds=5).excerpt == "x" * EXCERPT_BYTES
 
 
 @pytest.mark.parametrize(
     "host", ["partner.invalid", "a" * 300 + ".example", "\u00ff.example", "a.example:99999"]
 )
 def test_a_name_that_is_none_is_unreachable(host: str) -> None:
-    with pytest.raises((outgoing.Unreachable, outgoing.Forbidden)):
+    with pytest.raises((Unreachable, Forbidden)):
         post(f"https://{host}/")
 
 
 def test_who_does_not_answer_in_time_is_unreachable(partner: Partner, local: None) -> None:
     partner.answers = [None]
 
-    with pytest.raises(outgoing.Unreachable, match=r"within 0\.2 s"):
+    with pytest.raises(Unreachable, match=r"within 0\.2 s"):
         post(partner.url, seconds=0.2)
 
 
@@ -273,6 +280,6 @@ def test_who_speaks_another_language_is_unreachable(local: None) -> None:
 
         thread = threading.Thread(target=answer)
         thread.start()
-        with pytest.raises(outgoing.Unreachable):
+        with pytest.raises(Unreachable):
             post(f"http://127.0.0.1:{listening.getsockname()[1]}/")
         thread.join()

@@ -22,7 +22,8 @@ from partner_sites import TOKEN, Partner, Reply, item, serving
 from recorded import submission
 from scale import scaled
 
-from shared import outgoing, partners
+from shared.intake import partners
+from shared.outbound.client import Client
 
 
 @dataclass
@@ -660,7 +661,7 @@ def test_a_stalling_partner_is_left_after_its_time(
     partner.replies.append(reply)
 
     async def ask() -> None:
-        async with outgoing.Client() as client:
+        async with Client() as client:
             await partners.page(client, partner.url, TOKEN, {"limit": "1"})
 
     with pytest.raises(partners.PartnerFailed, match=r"no answer within 0\.3 s"):

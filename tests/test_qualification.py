@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from read_forms import read
 
-from shared.envelopes import Contact
-from shared.qualification import Qualification, Rules, qualify
+from shared.agents.lead_qualifier.qualification import Qualification, Rules, qualify
+from shared.work.envelopes import Contact
 
 CONFIG: dict[str, Any] = {
     "base": 10,

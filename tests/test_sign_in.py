@@ -15,7 +15,8 @@ import pytest
 from hubs import web
 from signing import Site, give_secret, hub_signature, new_secret, page_key, standard
 
-from shared import proofs, standard_webhooks
+from shared import standard_webhooks
+from shared.callers import proofs
 
 WAYS = ("static", "standard", "hmac", "page")
 SIGNED = ("standard", "hmac")

@@ -14,10 +14,10 @@ from hubs import web
 from serving import gateway, served
 
 WHOAMI = """
-from shared import people
-from shared.endpoint import endpoint
+from shared.callers.users import signed_in
+from shared.web.endpoint import endpoint
 
-@endpoint(caller=people.signed_in())
+@endpoint(caller=signed_in())
 async def whoami(user):
     return {"id": str(user.id)}
 """

@@ -15,7 +15,8 @@ import pytest
 from hubs import web
 from partners import Partner, Received, running_partner
 
-from shared import outgoing, webhooks
+from shared.outbound import webhooks
+from shared.outbound.client import _CLOSED_V4, is_open
 
 
 @pytest.fixture
@@ -519,7 +520,7 @@ def test_the_address_of_a_webhook_is_changed_by_nobody_to_one_that_cannot_be_rea
 def test_sql_and_the_sender_know_the_same_addresses_as_public(hub: Any) -> None:
     edges = [
         block[at] + step
-        for block in outgoing._CLOSED_V4
+        for block in _CLOSED_V4
         for at, step in ((0, -1), (0, 0), (-1, 0), (-1, 1))
         if 0 <= int(block[at]) + step < 2**32
     ]
@@ -530,7 +531,7 @@ def test_sql_and_the_sender_know_the_same_addresses_as_public(hub: Any) -> None:
         [str(edge) for edge in edges],
     )
 
-    assert known == [(str(edge), outgoing.is_open(edge)) for edge in edges]
+    assert known == [(str(edge), is_open(edge)) for edge in edges]
 
 
 def test_a_name_is_one_webhooks(hub: Any, hook: Make, partner: Partner) -> None:

@@ -6,32 +6,36 @@ found twice is one alert; the action written here says what was found, also when
 
 from typing import Any
 
-from shared import auth, db, deliveries, settings
-from shared.endpoint import Instance, endpoint
+from shared import db, settings
+from shared.callers.hub import hub
+from shared.web.endpoint import Instance, endpoint
+from shared.work.drain import Kick, Pace, drain
+from shared.work.envelopes import Delivery
+from shared.work.outcomes import Done, Permanent, Skip
 
 
 @endpoint(
-    caller=auth.hub,
-    body=deliveries.Kick,
+    caller=hub,
+    body=Kick,
     kinds=("json",),
     needs=(settings.Database,),
     instance=Instance(timeout=60, concurrency=10),
 )
-async def data_monitor(_caller: None, _kick: deliveries.Kick) -> dict[str, Any]:
-    return await deliveries.drain("data-monitor", look, concurrency=2)
+async def data_monitor(_caller: None, _kick: Kick) -> dict[str, Any]:
+    return await drain("data-monitor", look, Pace(concurrency=2))
 
 
-async def look(delivery: deliveries.Delivery) -> deliveries.Done:
+async def look(delivery: Delivery) -> Done:
     agent = delivery.agent
     if agent is None or agent.config is None:
-        raise deliveries.Permanent("the subscription has no agent with a published version")
+        raise Permanent("the subscription has no agent with a published version")
 
     if delivery.mode == "rehearsal":
-        raise deliveries.Skip("a look at the past would find the present")
+        raise Skip("a look at the past would find the present")
     found = await db.call("run_monitor", event_id=delivery.event.id, config=agent.config)
     if found is None:
-        raise deliveries.Skip("a later look is due already")
-    return deliveries.Done(
+        raise Skip("a later look is due already")
+    return Done(
         action={
             "decision": decision(found),
             "reasons": found["open"] or ["Nothing is wrong."],

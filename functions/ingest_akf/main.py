@@ -6,12 +6,14 @@ project_details, build_budget, start_date. The event's data is how the form is r
 
 from typing import Any, ClassVar
 
-from shared import sites, submissions
-from shared.endpoint import endpoint
-from shared.requests import Request
+from shared.callers import sites
+from shared.intake.forms import Submission
+from shared.intake.recording import record
+from shared.web.endpoint import endpoint
+from shared.web.requests import Request
 
 
-class Enquiry(submissions.Submission):
+class Enquiry(Submission):
     names: ClassVar = {
         "service": "project_type",
         "area": "site_address",
@@ -23,4 +25,4 @@ class Enquiry(submissions.Submission):
 
 @endpoint(caller=sites.sender("akf"), body=Enquiry)
 async def ingest_akf(site: sites.Site, enquiry: Enquiry, request: Request) -> tuple[dict[str, Any], int]:
-    return await submissions.record(site, enquiry, request), 202
+    return await record(site, enquiry, request), 202

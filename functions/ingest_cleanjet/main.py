@@ -8,9 +8,11 @@ came is in `form` of the event's data.
 
 from typing import Any, ClassVar
 
-from shared import bookings, sites, submissions
-from shared.endpoint import endpoint
-from shared.requests import Request
+from shared.callers import sites
+from shared.intake import bookings
+from shared.intake.recording import record
+from shared.web.endpoint import endpoint
+from shared.web.requests import Request
 
 
 class Order(bookings.Booking):
@@ -26,4 +28,4 @@ class Order(bookings.Booking):
 
 @endpoint(caller=sites.sender("cleanjet"), body=Order)
 async def ingest_cleanjet(site: sites.Site, order: Order, request: Request) -> tuple[dict[str, Any], int]:
-    return await submissions.record(site, order, request), 202
+    return await record(site, order, request), 202

@@ -8,13 +8,15 @@ content within a day. Answers 202 with `event_id`, `contact_id` and `duplicate`.
 
 from typing import Any
 
-from shared import sites, submissions
-from shared.endpoint import endpoint
-from shared.requests import Request
+from shared.callers import sites
+from shared.intake.forms import Submission
+from shared.intake.recording import record
+from shared.web.endpoint import endpoint
+from shared.web.requests import Request
 
 
-@endpoint(caller=sites.sender("prime"), body=submissions.Submission)
+@endpoint(caller=sites.sender("prime"), body=Submission)
 async def ingest_prime(
-    site: sites.Site, submission: submissions.Submission, request: Request
+    site: sites.Site, submission: Submission, request: Request
 ) -> tuple[dict[str, Any], int]:
-    return await submissions.record(site, submission, request), 202
+    return await record(site, submission, request), 202

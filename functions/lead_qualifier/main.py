@@ -11,30 +11,35 @@ from typing import Any
 
 import orjson
 
-from shared import auth, brains, deliveries, settings
-from shared.endpoint import Instance, endpoint
-from shared.enquiries import Enquiry, Memory
-from shared.judgement import Version, judge
-from shared.qualification import qualify
+from shared import settings
+from shared.agents.lead_qualifier.enquiries import Enquiry, Memory
+from shared.agents.lead_qualifier.judgement import Version, judge
+from shared.agents.lead_qualifier.qualification import qualify
+from shared.callers.hub import hub
+from shared.models import brains
+from shared.web.endpoint import Instance, endpoint
+from shared.work.drain import Kick, Pace, drain
+from shared.work.envelopes import Delivery
+from shared.work.outcomes import Done, Permanent
 
 
 @endpoint(
-    caller=auth.hub,
-    body=deliveries.Kick,
+    caller=hub,
+    body=Kick,
     kinds=("json",),
     needs=(settings.Database,),
     wants=(settings.Llm,),
     instance=Instance(timeout=60, concurrency=10),
 )
-async def lead_qualifier(_caller: None, _kick: deliveries.Kick) -> dict[str, Any]:
+async def lead_qualifier(_caller: None, _kick: Kick) -> dict[str, Any]:
     # What a model was paid for has time to be settled.
-    return await deliveries.drain("lead-qualifier", score, deadline=40, grace=15)
+    return await drain("lead-qualifier", score, Pace(deadline=40, grace=15))
 
 
-async def score(delivery: deliveries.Delivery) -> deliveries.Done:
+async def score(delivery: Delivery) -> Done:
     event, agent = delivery.event, delivery.agent
     if agent is None or agent.config is None:
-        raise deliveries.Permanent("the subscription has no agent with a published version")
+        raise Permanent("the subscription has no agent with a published version")
 
     version = brains.version_of(agent, Version)
     enquiry = Enquiry.of(delivery, version.rules)
@@ -42,7 +47,7 @@ async def score(delivery: deliveries.Delivery) -> deliveries.Done:
     verdict = await judge(delivery, enquiry, by_rules, version)
     lead = verdict.lead
     is_sure = lead.confidence >= version.rules.escalate_below and not verdict.is_doubtful
-    return deliveries.Done(
+    return Done(
         action={
             "decision": lead.decision,
             "reasons": lead.reasons,

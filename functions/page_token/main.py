@@ -11,8 +11,8 @@ come again.
 
 from typing import Any
 
-from shared import pages
-from shared.endpoint import endpoint
+from shared.callers import pages
+from shared.web.endpoint import endpoint
 
 
 @endpoint(caller=pages.visitor, method="GET")

@@ -20,12 +20,14 @@ event's source being `pull:<name>`; an unknown kind is stored and marked. One th
 `pull_failures`, and so is one whose kind is known and not among the source's `kinds`, or not a site's to say.
 """
 
-from shared import auth, pulls, settings
-from shared.endpoint import Instance, endpoint
+from shared import settings
+from shared.callers.hub import hub
+from shared.intake import pulls
+from shared.web.endpoint import Instance, endpoint
 
 
 @endpoint(
-    caller=auth.hub,
+    caller=hub,
     needs=(settings.Database,),
     instance=Instance(memory=512, timeout=90, concurrency=1),
 )

@@ -7,11 +7,12 @@ dead deliveries, to 1000 at most; a hub is ready in spite of them.
 
 from typing import Any
 
-from shared import auth, db, settings
-from shared.endpoint import Instance, endpoint
+from shared import db, settings
+from shared.callers.anyone import anyone
+from shared.web.endpoint import Instance, endpoint
 
 
-@endpoint(caller=auth.anyone, method="GET", needs=(settings.Database,), instance=Instance(timeout=10))
+@endpoint(caller=anyone, method="GET", needs=(settings.Database,), instance=Instance(timeout=10))
 async def ready(_caller: None) -> tuple[dict[str, Any], int]:
     state = await db.call("readiness")
     return state, 200 if state["ready"] else 503

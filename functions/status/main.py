@@ -11,21 +11,22 @@ from typing import Any
 
 import httpx
 
-from shared import people, settings
-from shared.endpoint import Instance, endpoint
+from shared import settings
+from shared.callers.users import User, call, signed_in
+from shared.web.endpoint import Instance, endpoint
 
 FRESH_FOR = 15.0
 
 
 @endpoint(
-    caller=people.signed_in(),
+    caller=signed_in(),
     method="GET",
     needs=(settings.Supabase, settings.Deployment),
     wants=(settings.Llm,),
     instance=Instance(concurrency=20),
 )
-async def status(person: people.User) -> dict[str, Any]:
-    functions, organizations = await asyncio.gather(_functions(), people.call(person, "hub_status"))
+async def status(person: User) -> dict[str, Any]:
+    functions, organizations = await asyncio.gather(_functions(), call(person, "hub_status"))
     parts = [*functions, _model(organizations)]
     every = [*parts, *(part for it in organizations for part in it["components"])]
     is_well = all(part["state"] != "degraded" for part in every)

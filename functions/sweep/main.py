@@ -10,15 +10,17 @@ from typing import Any
 
 import orjson
 
-from shared import auth, db, log, outgoing, settings
-from shared.endpoint import Instance, endpoint
+from shared import db, log, settings
+from shared.callers.hub import hub
+from shared.outbound.client import Client, Forbidden, Unreachable
+from shared.web.endpoint import Instance, endpoint
 
 # A target drains what waits for it before it answers.
 SECONDS = 50.0
 
 
 @endpoint(
-    caller=auth.hub,
+    caller=hub,
     needs=(settings.Database, settings.Functions),
     instance=Instance(timeout=60, concurrency=10),
 )
@@ -28,16 +30,16 @@ async def sweep(_caller: None) -> dict[str, Any]:
         return {"overdue": 0, "woken": 0}
     base = settings.load(settings.Functions).functions_url.rstrip("/")
     key = settings.load(settings.Hub).invoke_secret.split(",")[0].strip()
-    async with outgoing.Client() as client:
+    async with Client() as client:
         woken = await asyncio.gather(*(_wake(client, base, key, target) for target in targets))
     return {"overdue": len(targets), "woken": sum(woken)}
 
 
-async def _wake(client: outgoing.Client, base: str, key: str, target: str) -> bool:
+async def _wake(client: Client, base: str, key: str, target: str) -> bool:
     headers = {"apikey": key, "content-type": "application/json"}
     try:
         answer = await client.post(f"{base}/{target}", orjson.dumps({"target": target}), headers, SECONDS)
-    except (outgoing.Unreachable, outgoing.Forbidden) as error:
+    except (Unreachable, Forbidden) as error:
         log.line("not_woken", target=target, error=str(error))
         return False
     return answer.status == 200

@@ -8,21 +8,25 @@ pauses, and is dead, with an alert, after the subscription's last attempt.
 from functools import partial
 from typing import Any
 
-from shared import auth, deliveries, outgoing, settings, webhooks
-from shared.endpoint import Instance, endpoint
+from shared import settings
+from shared.callers.hub import hub
 from shared.errors import Unprocessable
+from shared.outbound import webhooks
+from shared.outbound.client import Client
+from shared.web.endpoint import Instance, endpoint
+from shared.work.drain import Kick, Pace, drain
 
 
 @endpoint(
-    caller=auth.hub,
-    body=deliveries.Kick,
+    caller=hub,
+    body=Kick,
     kinds=("json",),
     needs=(settings.Database,),
     instance=Instance(timeout=60),
 )
-async def webhook_sender(_caller: None, kick: deliveries.Kick) -> dict[str, Any]:
+async def webhook_sender(_caller: None, kick: Kick) -> dict[str, Any]:
     if kick.target is None:
         raise Unprocessable.field("target", "A kick says which webhook has deliveries waiting.")
-    async with outgoing.Client() as client:
+    async with Client() as client:
         send = partial(webhooks.send, kick.target, client)
-        return await deliveries.drain(kick.target, send, concurrency=4, handler_timeout=15)
+        return await drain(kick.target, send, Pace(concurrency=4, handler_timeout=15))

@@ -15,7 +15,7 @@ from typing import Any
 
 from deploy.bundle import FUNCTIONS, LOCK, ROOT, Lock, NotBundled, packages
 from shared import settings
-from shared.endpoint import Endpoint, declared
+from shared.web.endpoint import Endpoint, declared
 
 MANIFEST = FUNCTIONS / "manifest.toml"
 HEADING = """\

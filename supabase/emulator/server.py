@@ -13,7 +13,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from emulator.functions.loader import stamp
-from shared import protocol
+from shared.web import protocol
 
 REQUEST_SECONDS = 10
 LARGEST_HEAD = 64 * 1024

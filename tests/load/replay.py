@@ -11,23 +11,26 @@ from pathlib import Path
 
 from hubs import Hub, running_hub
 
-from shared import db, deliveries
+from shared import db
+from shared.work.drain import LINGER, drain
+from shared.work.envelopes import Delivery
+from shared.work.outcomes import Done
 
 ROOT = Path(__file__).parents[2]
 EVENTS = 10_000
 
 
-async def do_nothing(_delivery: deliveries.Delivery) -> deliveries.Done:
-    return deliveries.Done()
+async def do_nothing(_delivery: Delivery) -> Done:
+    return Done()
 
 
-async def drain() -> None:
+async def work() -> None:
     """The function's part, in a process of its own: its log goes where a deployed one's goes."""
     done = 0
     started = time.perf_counter()
     while done < EVENTS:
-        done += (await deliveries.drain("nothing", do_nothing))["done"]
-    print(time.perf_counter() - started - sum(deliveries.LINGER), file=sys.stderr)
+        done += (await drain("nothing", do_nothing))["done"]
+    print(time.perf_counter() - started - sum(LINGER), file=sys.stderr)
     await db.close()
 
 
@@ -63,7 +66,7 @@ def measure(hub: Hub) -> str:
         matched += replayed["matched"]
     back_in_line = time.perf_counter() - started
     instance = subprocess.run(
-        [sys.executable, "-c", "import uvloop; from load import replay; uvloop.run(replay.drain())"],
+        [sys.executable, "-c", "import uvloop; from load import replay; uvloop.run(replay.work())"],
         env={
             **os.environ,
             "DATABASE_URL": hub.env["DATABASE_URL"],

@@ -1,0 +1,78 @@
+"""An enquiry as an agent judges it: what was typed, without instructions to machines, and what is remembered."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, Field, ValidationError
+
+from shared.agents.lead_qualifier.qualification import Qualification, Rules
+from shared.intake.readings import Reading
+from shared.models import injections
+from shared.work.envelopes import Contact, Delivery
+
+
+class Memory(BaseModel):
+    """What the agent remembers of a contact: numbers, times and words of the version's own lists."""
+
+    last_score: int | None = Field(default=None, ge=0, le=100)
+    last_band: Literal["A", "B", "C"] | None = None
+    last_service: str | None = None
+    last_at: datetime | None = None
+
+    @classmethod
+    def of(cls, remembered: dict[str, Any], rules: Rules) -> Self:
+        try:
+            memory = cls.model_validate(remembered)
+        except ValidationError:
+            return cls()
+        known = {wish.name for wishes in rules.services.values() for wish in wishes}
+        return memory if memory.last_service in known else memory.model_copy(update={"last_service": None})
+
+    @classmethod
+    def made_by(cls, lead: Qualification, at: datetime) -> dict[str, Any]:
+        """What to remember of this enquiry."""
+        memory = cls(last_score=lead.score, last_band=lead.band, last_service=lead.service, last_at=at)
+        return memory.model_dump(mode="json")
+
+    @property
+    def reason(self) -> str | None:
+        if self.last_score is None:
+            return None
+        asked = f"asked for {self.last_service}" if self.last_service else "wrote to us"
+        return f"{asked} the last time, which we scored {self.last_score}"
+
+
+@dataclass(frozen=True, slots=True)
+class Enquiry:
+    """An enquiry as it is judged: without what reads like instructions to a machine."""
+
+    reading: Reading
+    site: str | None
+    contact: Contact | None
+    memory: Memory
+    left_out: tuple[str, ...]
+
+    @classmethod
+    def of(cls, delivery: Delivery, rules: Rules) -> Self:
+        reading, left_out = injections.without(Reading.model_validate(delivery.event.data))
+        memory = Memory.of(delivery.memory, rules)
+        return cls(reading, delivery.event.site, delivery.contact, memory, left_out)
+
+    @property
+    def history(self) -> dict[str, Any]:
+        earlier = self.contact.earlier_events if self.contact else 0
+        return {
+            "earlier_enquiries": earlier,
+            "memory": self.memory.model_dump(mode="json", exclude_none=True),
+        }
+
+    def seen(self) -> dict[str, Any]:
+        """For the action: what was known beside the event, and what was left out of it."""
+        return self.history | {"site": self.site, "left_out": list(self.left_out)}
+
+    def reasons(self) -> list[str]:
+        reasons = [self.memory.reason] if self.memory.reason else []
+        if self.left_out:
+            reasons.append("left out what reads like instructions to a machine")
+        return reasons

@@ -1,0 +1,1 @@
+"""Who calls: one module per kind of caller, and what each has to show."""

@@ -1,0 +1,14 @@
+"""Nobody in particular: for what holds nothing that anybody may not know."""
+
+from shared.web.caller import Caller
+from shared.web.requests import Request
+
+
+class _Anyone(Caller[None]):
+    kind = "anyone"
+
+    async def __call__(self, request: Request) -> None:
+        return None
+
+
+anyone = _Anyone()

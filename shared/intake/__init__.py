@@ -1,0 +1,1 @@
+"""What sites send: a form is read, then recorded; lists are pulled."""

@@ -1,0 +1,1 @@
+"""Requests to URLs that somebody else has chosen, and events that go there."""

@@ -1,0 +1,1 @@
+"""Requests and answers: what every endpoint needs, whoever calls it."""

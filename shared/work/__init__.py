@@ -1,0 +1,1 @@
+"""Deliveries: claimed, handled and settled, each with its effects."""
