@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import stat
@@ -287,6 +288,16 @@ def test_a_log_that_cannot_be_written_costs_lines_and_no_answer(
         assert hub.until(lambda: hub.rows("select from public.deliveries where status <> 'done'") == [])
     finally:
         hub.stop()
+
+
+def test_a_hub_whose_logs_were_removed_still_comes_back_from_a_kill(own_hub: Hub) -> None:
+    shutil.rmtree(own_hub.state / "logs")
+
+    for name in PROCESSES:
+        os.kill(child(own_hub, name), signal.SIGKILL)
+
+    assert own_hub.until(lambda: web.get(f"{own_hub.url}/functions/v1/ready").status_code == 200)
+    assert own_hub.process.poll() is None
 
 
 # Refusals: a sentence, never a traceback -------------------------------------------------------------------------------
