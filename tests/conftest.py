@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from emulator.scratch import Database, Server, new_state, running_server
-from hubs import Hub, running_hub, start_hub
+from support.hubs import Hub, running_hub, start_hub
 
 
 @pytest.fixture(scope="session")

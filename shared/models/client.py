@@ -382,9 +382,7 @@ class _Endpoint:
             },
             # The whole has its own limit.
             timeout=httpx.Timeout(None, connect=CONNECT_TIMEOUT),
-            limits=httpx.Limits(
-                max_connections=32, max_keepalive_connections=16, keepalive_expiry=30
-            ),
+            limits=httpx.Limits(max_connections=32, max_keepalive_connections=16, keepalive_expiry=30),
             follow_redirects=False,
         )
 

@@ -45,10 +45,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from signing import Site, give_secret, new_secret
+from support.signing import Site, give_secret, new_secret
 
 SITE = "{slug}"
-FORM = (Path(__file__).parent / "fixtures" / f"ingest-{{SITE}}" / "form.json").read_bytes()
+FORM = (Path(__file__).parents[1] / "fixtures" / f"ingest-{{SITE}}" / "form.json").read_bytes()
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ class Site:
 
     @property
     def test(self) -> Path:
-        return TESTS / f"test_{self.entry_point}.py"
+        return TESTS / "intake" / f"test_{self.entry_point}.py"
 
     @property
     def entry_point(self) -> str:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import uvloop
-from hubs import Hub, free_port, postgres_binary, running_hub
+from support.hubs import Hub, free_port, postgres_binary, running_hub
 
 from load.client import Connection
 

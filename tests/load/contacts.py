@@ -16,7 +16,7 @@ from typing import Any
 
 import psycopg
 from emulator.state import State
-from hubs import Hub, running_hub
+from support.hubs import Hub, running_hub
 
 CONTACTS = int(os.environ.get("CONTACTS", "1000000"))
 EVENTS = int(os.environ.get("EVENTS", str(CONTACTS)))

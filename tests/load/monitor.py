@@ -12,7 +12,7 @@ from typing import Any
 
 import psycopg
 from emulator.state import State
-from hubs import Hub, running_hub
+from support.hubs import Hub, running_hub
 
 EVENTS = int(os.environ.get("EVENTS", "1000000"))
 LIMIT_MS = 2000

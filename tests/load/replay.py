@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from hubs import Hub, running_hub
+from support.hubs import Hub, running_hub
 
 from shared import db
 from shared.work.drain import LINGER, drain

@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from shared.agents.lead_qualifier.qualification import Qualification, Rules
 from shared.intake.readings import Reading
-from shared.models import injections
+from shared.models.injections import passages
 from shared.work.envelopes import Contact, Delivery
 
 
@@ -55,7 +55,7 @@ class Enquiry:
 
     @classmethod
     def of(cls, delivery: Delivery, rules: Rules) -> Self:
-        reading, left_out = injections.without(Reading.model_validate(delivery.event.data))
+        reading, left_out = passages.without(Reading.model_validate(delivery.event.data))
         memory = Memory.of(delivery.memory, rules)
         return cls(reading, delivery.event.site, delivery.contact, memory, left_out)
 

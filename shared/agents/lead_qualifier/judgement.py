@@ -23,9 +23,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from shared.agents.lead_qualifier.enquiries import Enquiry
 from shared.agents.lead_qualifier.qualification import Qualification, Rules
 from shared.intake.readings import READ_UP_TO
-from shared.models import brains, injections
+from shared.models import brains
 from shared.models.brains import Brain
 from shared.models.client import Question
+from shared.models.injections import passages
 from shared.work.envelopes import Delivery
 
 FRAME = """
@@ -242,7 +243,7 @@ def _plain(reason: str) -> str | None:
     """One short line without links, addresses, marks and whatever else is no plain sentence."""
     line = _LINK.sub(" ", unicodedata.normalize("NFKC", reason[: 4 * LONGEST_REASON]))
     line = "".join(mark if unicodedata.category(mark)[0] in "LNMZP" else " " for mark in line)
-    if injections.kinds(line):
+    if passages.kinds(line):
         return None
     line = re.sub(r"[<>\[\]{}`\\|*#_]", " ", _LINK.sub(" ", line))
     return " ".join(line.split())[:LONGEST_REASON].strip() or None
