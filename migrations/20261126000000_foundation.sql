@@ -55,8 +55,7 @@ alter default privileges for role postgres in schema public grant select on tabl
 -- Errors that a caller may see: SQLSTATE PTxyz is the HTTP status, detail the code.
 create function private.fail(status integer, code text, message text)
 returns void
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 begin
   raise exception '%', message using errcode = 'PT' || status, detail = code;
@@ -73,9 +72,7 @@ grant execute on function private.fail to authenticated, service_role;
 -- anew in every statement.
 create function private.uuid_v7(at timestamptz default clock_timestamp())
 returns uuid
-language plpgsql
-volatile
-set search_path = ''
+language plpgsql volatile set search_path = ''
 as $$
 declare
   us bigint := extract(epoch from at) * 1000000;
@@ -90,9 +87,7 @@ grant execute on function private.uuid_v7 to authenticated, service_role;
 
 create function private.uuid_v7_floor(at timestamptz)
 returns uuid
-language sql
-immutable
-set search_path = ''
+language sql immutable set search_path = ''
 as $$
   select encode(
     int8send((floor(extract(epoch from at) * 1000)::bigint << 16) | 28672) || '\x8000000000000000'::bytea,
@@ -103,9 +98,7 @@ grant execute on function private.uuid_v7_floor to authenticated, service_role;
 
 create function private.uuid_v7_time(id uuid)
 returns timestamptz
-language sql
-immutable
-set search_path = ''
+language sql immutable set search_path = ''
 as $$
   select to_timestamp(('x' || left(replace(id::text, '-', ''), 12))::bit(48)::bigint / 1000.0);
 $$;
@@ -116,8 +109,7 @@ comment on function private.uuid_v7_time is 'The time in a version 7 UUID.';
 
 create function private.touch_updated_at()
 returns trigger
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 begin
   new.updated_at := now();
@@ -128,8 +120,7 @@ comment on function private.touch_updated_at is 'Trigger: keep updated_at true.'
 
 create function private.refuse_change()
 returns trigger
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 begin
   raise exception '% is append-only: % is refused', tg_table_name, lower(tg_op)
@@ -151,8 +142,7 @@ create table public.role_permissions (
 );
 comment on table public.role_permissions is 'What each role may do. Policies and API checks both read it.';
 
-alter table public.role_permissions enable row level security;
-alter table public.role_permissions force row level security;
+alter table public.role_permissions enable row level security, force row level security;
 grant select on public.role_permissions to authenticated, service_role;
 create policy "everybody signed in may read what roles may do" on public.role_permissions for select to authenticated
   using ((select auth.uid()) is not null);
@@ -165,10 +155,7 @@ create policy "everybody signed in may read what roles may do" on public.role_pe
 -- security definer: a policy on memberships would otherwise ask itself.
 create function private.my_orgs(permission text)
 returns setof uuid
-language plpgsql
-stable
-security definer
-set search_path = ''
+language plpgsql stable security definer set search_path = ''
 as $$
 begin
   return query
@@ -185,9 +172,7 @@ grant execute on function private.my_orgs to authenticated;
 
 create function private.permit(org_id uuid, permission text)
 returns void
-language plpgsql
-stable
-set search_path = ''
+language plpgsql stable set search_path = ''
 as $$
 begin
   if (select auth.role()) = 'service_role' and permit.org_id is not null then
@@ -203,9 +188,7 @@ comment on function private.permit is 'Fail unless the caller has a permission i
 
 create function private.doer()
 returns text
-language sql
-stable
-set search_path = ''
+language sql stable set search_path = ''
 as $$
   select coalesce('user:' || (select auth.uid()), 'hub');
 $$;
@@ -217,9 +200,7 @@ comment on function private.doer is 'The source of an event that somebody has do
 -- security definer: whoever may make a change need not be able to write the log.
 create function private.audit_change()
 returns trigger
-language plpgsql
-security definer
-set search_path = ''
+language plpgsql security definer set search_path = ''
 as $$
 declare
   before jsonb := case when tg_op <> 'INSERT' then to_jsonb(old) end;
@@ -272,8 +253,7 @@ create trigger organizations_touch before update on public.organizations
 create trigger organizations_audit after insert or update or delete on public.organizations
   for each row execute function private.audit_change('all');
 
-alter table public.organizations enable row level security;
-alter table public.organizations force row level security;
+alter table public.organizations enable row level security, force row level security;
 grant select on public.organizations to authenticated, service_role;
 grant update (
   name, time_zone, locale, phone_region, paused, settings, alert_every
@@ -314,8 +294,7 @@ create trigger audit_log_append_only before update or delete on public.audit_log
 create trigger audit_log_no_truncate before truncate on public.audit_log
   for each statement execute function private.refuse_change();
 
-alter table public.audit_log enable row level security;
-alter table public.audit_log force row level security;
+alter table public.audit_log enable row level security, force row level security;
 grant select on public.audit_log to authenticated, service_role;
 create policy "admins read the audit log" on public.audit_log for select to authenticated
   using (org_id in (select private.my_orgs('audit.read')));
@@ -330,8 +309,7 @@ comment on table private.audit_heads is 'The last entry of each organization''s 
 create function private.write_audit(
   org_id uuid, action text, resource_type text, resource_id text, before jsonb default null, after jsonb default null)
 returns void
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 declare
   entry public.audit_log;
@@ -354,9 +332,7 @@ comment on function private.write_audit is 'Add an entry to an organization''s a
 
 create function private.audit_hash(previous bytea, entry public.audit_log)
 returns bytea
-language sql
-immutable
-set search_path = ''
+language sql immutable set search_path = ''
 as $$
   select sha256(coalesce(previous, '\x') || convert_to(jsonb_build_array(
     entry.org_id, entry.number, entry.actor_type, entry.actor_id, entry.action, entry.resource_type, entry.resource_id,
@@ -366,9 +342,7 @@ comment on function private.audit_hash is 'The hash of an entry, given the hash 
 
 create function private.verify_audit_log(org_id uuid)
 returns bigint
-language sql
-stable
-set search_path = ''
+language sql stable set search_path = ''
 as $$
   select min(chain.number)
   from (
@@ -413,16 +387,14 @@ create trigger memberships_touch before update on public.memberships
 create trigger memberships_audit after insert or update or delete on public.memberships
   for each row execute function private.audit_change('all');
 
-alter table public.memberships enable row level security;
-alter table public.memberships force row level security;
+alter table public.memberships enable row level security, force row level security;
 grant select on public.memberships to authenticated, service_role;
 create policy "members see who belongs to their organizations" on public.memberships for select to authenticated
   using (org_id in (select private.my_orgs('memberships.read')));
 
 create function private.add_member(org_slug text, user_id uuid, role text)
 returns void
-language sql
-set search_path = ''
+language sql set search_path = ''
 as $$
   insert into public.memberships (org_id, user_id, role)
   select organizations.id, add_member.user_id, add_member.role::public.member_role
@@ -447,8 +419,7 @@ comment on table public.system_controls is 'Switches of the whole hub, for whoev
 create trigger system_controls_touch before update on public.system_controls
   for each row execute function private.touch_updated_at();
 
-alter table public.system_controls enable row level security;
-alter table public.system_controls force row level security;
+alter table public.system_controls enable row level security, force row level security;
 grant select on public.system_controls to authenticated, service_role;
 grant update (is_on) on public.system_controls to service_role;
 create policy "everybody signed in may see the switches" on public.system_controls for select to authenticated
@@ -459,9 +430,7 @@ create policy "everybody signed in may see the switches" on public.system_contro
 
 create function private.is_time_zone(name text)
 returns boolean
-language plpgsql
-immutable
-set search_path = ''
+language plpgsql immutable set search_path = ''
 as $$
 begin
   perform timestamptz 'epoch' at time zone name;
@@ -475,9 +444,7 @@ grant execute on function private.is_time_zone to authenticated;
 
 create function private.are_business_hours(hours jsonb)
 returns boolean
-language sql
-immutable
-set search_path = ''
+language sql immutable set search_path = ''
 as $$
   select jsonb_typeof(hours) = 'object' and not exists (
     select from jsonb_each(case when jsonb_typeof(hours) = 'object' then hours else '{}' end) as day
@@ -534,8 +501,7 @@ comment on column public.sites.quiet_alert_after is 'Open hours without a sign o
 
 create function private.check_site_hours()
 returns trigger
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 begin
   if not private.is_time_zone(new.time_zone) then
@@ -558,8 +524,7 @@ create trigger sites_audit after insert or update or delete on public.sites
 create trigger sites_hours before insert or update of time_zone, business_hours, quiet_alert_after on public.sites
   for each row execute function private.check_site_hours();
 
-alter table public.sites enable row level security;
-alter table public.sites force row level security;
+alter table public.sites enable row level security, force row level security;
 grant select on public.sites to authenticated, service_role;
 grant update (
   name, url, purpose, data_types, connection_method, trigger, time_zone, business_hours, phone_region,
@@ -603,9 +568,7 @@ create index site_secrets_site_idx on private.site_secrets (site_id);
 -- security definer: an audit trigger may not leave a replay or a rotation untold.
 create function private.audit_secret()
 returns trigger
-language plpgsql
-security definer
-set search_path = ''
+language plpgsql security definer set search_path = ''
 as $$
 begin
   perform private.write_audit(
@@ -637,8 +600,7 @@ create index address_turns_free_idx on private.address_turns (free_at);
 
 create function private.take_address_turn(site_id uuid, purpose text, address text, per_minute integer)
 returns void
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 declare
   step interval := interval '1 minute' / per_minute;
@@ -663,9 +625,7 @@ comment on function private.take_address_turn is 'One more from an address, or 4
 -- security definer: hub_service may touch no table itself.
 create function hub.count_page_token(site_id uuid, address text)
 returns jsonb
-language plpgsql
-security definer
-set search_path = ''
+language plpgsql security definer set search_path = ''
 as $$
 declare
   site public.sites;
@@ -687,9 +647,7 @@ grant execute on function hub.count_page_token to hub_service;
 
 create function private.open_times(site public.sites, since timestamptz, until timestamptz)
 returns table (opens timestamptz, closes timestamptz)
-language sql
-stable
-set search_path = ''
+language sql stable set search_path = ''
 as $$
   select greatest(days.opens, since), least(days.closes, until)
   from (
@@ -714,9 +672,7 @@ comment on function private.open_times is 'When a site was open between two time
 -- security definer: whoever adds a site need not be able to write secrets.
 create function private.make_page_key()
 returns trigger
-language plpgsql
-security definer
-set search_path = ''
+language plpgsql security definer set search_path = ''
 as $$
 begin
   perform private.new_site_secret(new.slug, 'page');
@@ -730,8 +686,7 @@ create trigger sites_page_key after insert on public.sites
 
 create function private.rotate_page_keys()
 returns void
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 begin
   perform private.new_site_secret(sites.slug, 'page', '1 hour') from public.sites;
@@ -741,8 +696,7 @@ comment on function private.rotate_page_keys is 'New keys for page tokens; token
 
 create function private.forget_ended_keys()
 returns void
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 begin
   with ended as (
@@ -775,8 +729,7 @@ comment on column public.refusals.reason is 'Why it was refused; duplicate: it w
 create index refusals_site_idx on public.refusals (org_id, site_id, minute);
 create index refusals_minute_idx on public.refusals (minute);
 
-alter table public.refusals enable row level security;
-alter table public.refusals force row level security;
+alter table public.refusals enable row level security, force row level security;
 grant select on public.refusals to authenticated, service_role;
 create policy "members read refusals" on public.refusals for select to authenticated
   using (org_id in (select private.my_orgs('events.read')));
@@ -784,9 +737,7 @@ create policy "members read refusals" on public.refusals for select to authentic
 -- security definer: hub_service may touch no table itself.
 create function hub.count_refusals(refusals jsonb)
 returns jsonb
-language sql
-security definer
-set search_path = ''
+language sql security definer set search_path = ''
 as $$
   -- In order, so that two instances lock in the same order.
   insert into public.refusals (org_id, site_id, reason, minute, count)
@@ -803,8 +754,7 @@ grant execute on function hub.count_refusals to hub_service;
 
 create function private.prune_limits()
 returns void
-language sql
-set search_path = ''
+language sql set search_path = ''
 as $$
   delete from private.address_turns where address_turns.free_at < now();
   delete from public.refusals where refusals.minute < now() - interval '2 days';
@@ -817,8 +767,7 @@ comment on function private.prune_limits is 'Remove addresses that have rested a
 create function private.set_site_secret(
   site_slug text, secret text, old_valid_for interval, kind public.secret_kind)
 returns uuid
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 declare
   digest bytea := sha256(convert_to(secret, 'UTF8'));
@@ -864,8 +813,7 @@ comment on function private.set_site_secret(text, text, interval, public.secret_
 
 create function private.set_site_secret(site_slug text, secret text, old_valid_for interval default '0')
 returns uuid
-language sql
-set search_path = ''
+language sql set search_path = ''
 as $$
   select private.set_site_secret(
     site_slug, secret, old_valid_for, case when secret like 'whsec\_%' then 'standard' else 'static' end::public.secret_kind);
@@ -876,8 +824,7 @@ comment on function private.set_site_secret(text, text, interval) is
 create function private.new_site_secret(
   site_slug text, kind public.secret_kind default 'standard', old_valid_for interval default '0')
 returns text
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 declare
   -- Each brings 122 random bits.
@@ -900,10 +847,7 @@ comment on function private.new_site_secret is
 -- security definer: hub_service may touch no table itself.
 create function hub.site(slug text)
 returns jsonb
-language sql
-stable
-security definer
-set search_path = ''
+language sql stable security definer set search_path = ''
 as $$
   select jsonb_build_object(
     'id', sites.id,
@@ -933,9 +877,7 @@ grant execute on function hub.site to hub_service;
 
 create function private.plain_key(vault_id uuid)
 returns text
-language plpgsql
-stable
-set search_path = ''
+language plpgsql stable set search_path = ''
 as $$
 begin
   return (select decrypted_secrets.decrypted_secret from vault.decrypted_secrets where decrypted_secrets.id = vault_id);
@@ -960,9 +902,7 @@ comment on view private.site_secret_kinds is 'The ways in that sites have now; i
 
 create function public.site_secret_kinds()
 returns setof private.site_secret_kinds
-language sql
-stable
-set search_path = ''
+language sql stable set search_path = ''
 as $$
   select * from private.site_secret_kinds_for_caller();
 $$;
@@ -972,10 +912,7 @@ grant execute on function public.site_secret_kinds to authenticated, service_rol
 -- security definer: nobody reads secrets, members only that there are some.
 create function private.site_secret_kinds_for_caller()
 returns setof private.site_secret_kinds
-language plpgsql
-stable
-security definer
-set search_path = ''
+language plpgsql stable security definer set search_path = ''
 as $$
 begin
   return query
@@ -1019,8 +956,7 @@ comment on table private.site_turns_aside is
 
 create function private.take_site_turn(site_id uuid, purpose text, per_second integer)
 returns void
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 declare
   burst constant double precision := per_second * 20;
@@ -1064,8 +1000,7 @@ comment on function private.take_site_turn is 'One more from a site, or 429. For
 
 create function private.take_turns_aside(site_id uuid, purpose text, per_second integer, turns integer)
 returns void
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 declare
   taken_at constant timestamptz := clock_timestamp();
@@ -1118,8 +1053,7 @@ comment on function private.turns_used is 'How full a bucket is: what it held, l
 
 create function private.refuse_turn(seconds numeric)
 returns void
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 begin
   raise exception 'Too many requests; nothing of this one was stored.'
@@ -1138,9 +1072,7 @@ create type public.identifier_kind as enum ('email', 'phone');
 
 create function private.match_key(kind public.identifier_kind, value text)
 returns text
-language plpgsql
-immutable
-set search_path = ''
+language plpgsql immutable set search_path = ''
 as $$
 begin
   return case when kind = 'email' then private.email_key(value) else value end;
@@ -1152,9 +1084,7 @@ comment on function private.match_key is 'By what an identifier matches.';
 -- two people in one contact are a leak.
 create function private.email_key(address text)
 returns text
-language plpgsql
-immutable
-set search_path = ''
+language plpgsql immutable set search_path = ''
 as $$
 declare
   given text := lower(address);
@@ -1178,9 +1108,7 @@ comment on function private.email_key is 'By what an address matches: its case, 
 
 create function private.email_suggestion(address text)
 returns text
-language plpgsql
-immutable
-set search_path = ''
+language plpgsql immutable set search_path = ''
 as $$
 declare
   domain text := lower(split_part(address, '@', -1));
@@ -1215,10 +1143,7 @@ comment on function private.email_suggestion is 'The address that was probably m
 -- security definer: a closer reads a contact because of a lead, and the leads because of the assignment.
 create function private.my_assigned_contacts()
 returns setof uuid
-language plpgsql
-stable
-security definer
-set search_path = ''
+language plpgsql stable security definer set search_path = ''
 as $$
 begin
   return query
@@ -1256,8 +1181,7 @@ create trigger contacts_touch before update on public.contacts
 create trigger contacts_audit after update or delete on public.contacts
   for each row execute function private.audit_change('people');
 
-alter table public.contacts enable row level security;
-alter table public.contacts force row level security;
+alter table public.contacts enable row level security, force row level security;
 grant select on public.contacts to authenticated, service_role;
 grant update (name, language, time_zone) on public.contacts to authenticated;
 create policy "members read contacts, closers those of their leads" on public.contacts for select to authenticated
@@ -1317,8 +1241,7 @@ create trigger leads_touch before update on public.leads
 create trigger leads_audit after update or delete on public.leads
   for each row execute function private.audit_change('people');
 
-alter table public.leads enable row level security;
-alter table public.leads force row level security;
+alter table public.leads enable row level security, force row level security;
 grant select on public.leads to authenticated, service_role;
 grant update (stage, assigned_to, next_step) on public.leads to authenticated;
 create policy "members read leads, closers their own" on public.leads for select to authenticated
@@ -1339,9 +1262,7 @@ create policy "operators change leads, closers their own" on public.leads for up
 -- "Jo Smith" agrees with "Smith, Jo" and with "Jo"; no name agrees with no name only.
 create function private.names_agree(one text, other text)
 returns boolean
-language plpgsql
-immutable
-set search_path = ''
+language plpgsql immutable set search_path = ''
 as $$
 declare
   words text[] := private.name_words(one);
@@ -1358,9 +1279,7 @@ grant execute on function private.names_agree to authenticated, service_role;
 
 create function private.says_less(name text, known text)
 returns boolean
-language plpgsql
-immutable
-set search_path = ''
+language plpgsql immutable set search_path = ''
 as $$
 declare
   words text[] := private.name_words(name);
@@ -1373,9 +1292,7 @@ comment on function private.says_less is 'Whether a name is only a part of the o
 
 create function private.name_words(name text)
 returns text[]
-language plpgsql
-immutable
-set search_path = ''
+language plpgsql immutable set search_path = ''
 as $$
 begin
   return array_remove(regexp_split_to_array(lower(coalesce(name, '')), '[^[:alnum:]]+'), '');
@@ -1414,8 +1331,7 @@ create index merge_candidates_open_idx on public.merge_candidates (org_id, id de
 create trigger merge_candidates_audit after update or delete on public.merge_candidates
   for each row execute function private.audit_change('people');
 
-alter table public.merge_candidates enable row level security;
-alter table public.merge_candidates force row level security;
+alter table public.merge_candidates enable row level security, force row level security;
 grant select on public.merge_candidates to authenticated, service_role;
 create policy "members read merge candidates" on public.merge_candidates for select to authenticated
   using (org_id in (select private.my_orgs('contacts.read')));
@@ -1425,8 +1341,7 @@ create policy "members read merge candidates" on public.merge_candidates for sel
 
 create function public.merge_contacts(winner uuid, loser uuid, reason text)
 returns jsonb
-language sql
-set search_path = ''
+language sql set search_path = ''
 as $$
   select private.merge_contacts_for_caller(winner, loser, reason);
 $$;
@@ -1436,9 +1351,7 @@ grant execute on function public.merge_contacts to authenticated, service_role;
 -- security definer: who may is asked here, by the caller's own permission.
 create function private.merge_contacts_for_caller(winner uuid, loser uuid, reason text)
 returns jsonb
-language plpgsql
-security definer
-set search_path = ''
+language plpgsql security definer set search_path = ''
 as $$
 begin
   perform private.permit((select contacts.org_id from public.contacts where contacts.id = winner), 'contacts.merge');
@@ -1451,8 +1364,7 @@ grant execute on function private.merge_contacts_for_caller to authenticated, se
 
 create function private.merge_contacts(winner_id uuid, loser_id uuid, reason text, candidate_id uuid default null)
 returns uuid
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 declare
   winner public.contacts;
@@ -1494,9 +1406,7 @@ comment on function private.merge_contacts is 'Make one contact of two, so that 
 
 create function private.are_kept_apart(one uuid, other uuid, except_candidate uuid default null)
 returns boolean
-language plpgsql
-stable
-set search_path = ''
+language plpgsql stable set search_path = ''
 as $$
 declare
   family uuid[] := private.contact_family(one);
@@ -1516,8 +1426,7 @@ grant execute on function private.are_kept_apart to authenticated, service_role;
 
 create function private.move_rows(org_id uuid, from_contact uuid, to_contact uuid, homes uuid[] default null)
 returns jsonb
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 declare
   reference record;
@@ -1567,16 +1476,14 @@ comment on table public.contact_facts is 'What is known of a contact, which even
 comment on column public.contact_facts.event_id is 'The event that said it. No foreign key: partitions of events are archived one by one.';
 comment on column public.contact_facts.said_by is 'The person who corrected it: events do not overwrite it any more.';
 
-alter table public.contact_facts enable row level security;
-alter table public.contact_facts force row level security;
+alter table public.contact_facts enable row level security, force row level security;
 grant select on public.contact_facts to authenticated, service_role;
 create policy "who reads a contact reads its facts" on public.contact_facts for select to authenticated
   using (org_id in (select private.my_orgs('contacts.read')) or contact_id in (select private.my_assigned_contacts()));
 
 create function private.learn_facts(org_id uuid, contact_id uuid, facts jsonb, event_id uuid, said_at timestamptz)
 returns void
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 begin
   insert into public.contact_facts as known (org_id, contact_id, key, value, event_id, said_at)
@@ -1606,9 +1513,7 @@ comment on function private.learn_facts is 'Keep what an event said of a contact
 -- security definer: whoever may change a contact need not be able to write facts.
 create function private.learn_correction()
 returns trigger
-language plpgsql
-security definer
-set search_path = ''
+language plpgsql security definer set search_path = ''
 as $$
 begin
   insert into public.contact_facts (org_id, contact_id, key, value, said_by, said_at)
@@ -1632,9 +1537,7 @@ create trigger contacts_corrected after update of name, language on public.conta
 
 create function private.visible_contact(contact_id uuid)
 returns uuid
-language plpgsql
-stable
-set search_path = ''
+language plpgsql stable set search_path = ''
 as $$
 begin
   return (select coalesce(contacts.merged_into, contacts.id) from public.contacts where contacts.id = visible_contact.contact_id);
@@ -1646,9 +1549,7 @@ grant execute on function private.visible_contact to authenticated, service_role
 -- merged_into is always the contact that is seen, however long the chain of merges: contact_merges keeps the chain.
 create function private.contact_family(contact_id uuid)
 returns uuid[]
-language plpgsql
-stable
-set search_path = ''
+language plpgsql stable set search_path = ''
 as $$
 declare
   root uuid := private.visible_contact(contact_id);
@@ -1702,8 +1603,7 @@ create unique index contact_identifiers_strong_unique on public.contact_identifi
 create index contact_identifiers_contact_idx on public.contact_identifiers (org_id, contact_id);
 create unique index contact_identifiers_once on public.contact_identifiers (org_id, kind, match_key, home_id);
 
-alter table public.contact_identifiers enable row level security;
-alter table public.contact_identifiers force row level security;
+alter table public.contact_identifiers enable row level security, force row level security;
 grant select on public.contact_identifiers to authenticated, service_role;
 create policy "who reads a contact reads its identifiers" on public.contact_identifiers for select to authenticated
   using (org_id in (select private.my_orgs('contacts.read')) or contact_id in (select private.my_assigned_contacts()));
@@ -1744,8 +1644,7 @@ create index contact_merges_candidate_idx on public.contact_merges (candidate_id
 create trigger contact_merges_audit after insert or update or delete on public.contact_merges
   for each row execute function private.audit_change('all');
 
-alter table public.contact_merges enable row level security;
-alter table public.contact_merges force row level security;
+alter table public.contact_merges enable row level security, force row level security;
 grant select on public.contact_merges to authenticated, service_role;
 create policy "members read merges" on public.contact_merges for select to authenticated
   using (org_id in (select private.my_orgs('contacts.read')));
@@ -1774,9 +1673,7 @@ comment on table private.contact_references is
 
 create function public.contact_timeline(contact_id uuid, before_cursor uuid default null, page_size integer default 50)
 returns table (id uuid, source text, type text, at timestamptz, home_id uuid, site_id uuid, data jsonb)
-language plpgsql
-stable
-set search_path = ''
+language plpgsql stable set search_path = ''
 -- A few contacts have most events, and the planner cannot know which: it would sort all of theirs for one page.
 set enable_sort = off
 -- A plan in which the last sort cannot be avoided looks dear enough to compile; it is not.
@@ -1866,8 +1763,7 @@ create trigger customers_read_only instead of insert or update or delete on publ
 create function public.decide_merge(
   candidate uuid, decision public.merge_decision, winner uuid default null, reason text default null)
 returns jsonb
-language sql
-set search_path = ''
+language sql set search_path = ''
 as $$
   select private.decide_merge_for_caller(candidate, decision, winner, reason);
 $$;
@@ -1877,9 +1773,7 @@ grant execute on function public.decide_merge to authenticated, service_role;
 -- security definer: who may is asked here, by the caller's own permission.
 create function private.decide_merge_for_caller(candidate uuid, decision public.merge_decision, winner uuid, reason text)
 returns jsonb
-language plpgsql
-security definer
-set search_path = ''
+language plpgsql security definer set search_path = ''
 as $$
 declare
   pair public.merge_candidates;
@@ -1920,8 +1814,7 @@ grant execute on function private.decide_merge_for_caller to authenticated, serv
 -- Of several open leads of one person at one site, the furthest along stands for the others.
 create function private.fold_leads(org_id uuid, contacts uuid[])
 returns jsonb
-language sql
-set search_path = ''
+language sql set search_path = ''
 as $$
   with ranked as (
     select leads.id, first_value(leads.id) over best as stands
@@ -1942,8 +1835,7 @@ comment on function private.fold_leads is 'Let one open lead per site stand for 
 -- A lead whose stand-in went to somebody else stands for itself again, beside what its contact has by now.
 create function private.unfold_leads(org_id uuid, contacts uuid[])
 returns void
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 declare
   freed public.leads;
@@ -1976,8 +1868,7 @@ comment on function private.unfold_leads is 'Undo the folding of leads whose sta
 -- While two were one, a form of the one may have found the other's lead open. Each who asked keeps a lead.
 create function private.reopen_leads(org_id uuid, contacts uuid[], since timestamptz)
 returns void
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 begin
   perform private.open_lead(asked.org_id, asked.contact_id, asked.site_id, asked.source)
@@ -2039,8 +1930,7 @@ create trigger golden_contacts_read_only instead of insert or update or delete o
 
 create function private.hold_contacts(contacts uuid[])
 returns void
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 declare
   give_up timestamptz := clock_timestamp() + interval '5 seconds';
@@ -2063,8 +1953,7 @@ comment on function private.hold_contacts is 'Lock some people whole until the e
 
 create function private.take_contacts(contacts uuid[])
 returns void
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 declare
   org uuid := (select contacts.org_id from public.contacts where contacts.id = any (take_contacts.contacts) limit 1);
@@ -2154,8 +2043,7 @@ create trigger merge_queue_read_only instead of insert or update or delete on pu
 
 create function private.open_lead(org uuid, contact uuid, site uuid, source text)
 returns uuid
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 declare
   person constant uuid := private.visible_contact(contact);
@@ -2185,8 +2073,7 @@ create function public.opt_out(
   org_id uuid, reason text, contact_id uuid default null, kind public.identifier_kind default null, value text default null,
   channel text default null, event_id uuid default null)
 returns jsonb
-language sql
-set search_path = ''
+language sql set search_path = ''
 as $$
   select private.opt_out_for_caller(org_id, reason, contact_id, kind, value, channel, event_id);
 $$;
@@ -2198,9 +2085,7 @@ grant execute on function public.opt_out to authenticated, service_role;
 create function private.opt_out_for_caller(
   org_id uuid, reason text, contact_id uuid, kind public.identifier_kind, value text, channel text, event_id uuid)
 returns jsonb
-language plpgsql
-security definer
-set search_path = ''
+language plpgsql security definer set search_path = ''
 as $$
 begin
   if opt_out_for_caller.contact_id is null or opt_out_for_caller.contact_id not in (select private.my_assigned_contacts()) then
@@ -2220,8 +2105,7 @@ grant execute on function private.opt_out_for_caller to authenticated, service_r
 create function private.opt_out(
   org_id uuid, reason text, contact_id uuid, kind public.identifier_kind, value text, channel text, event_id uuid)
 returns integer
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 declare
   written integer;
@@ -2267,9 +2151,7 @@ comment on function private.opt_out is 'Write an opt-out down, once.';
 -- Whose word it is: the contact whose own identifier it came by, else every contact of the person.
 create function private.speakers(contact_id uuid, kind public.identifier_kind, value text)
 returns uuid[]
-language plpgsql
-stable
-set search_path = ''
+language plpgsql stable set search_path = ''
 as $$
 declare
   family uuid[] := private.contact_family(speakers.contact_id);
@@ -2297,8 +2179,7 @@ comment on function private.speakers is 'The contacts for which something holds 
 
 create function private.resolve_contact(org_id uuid, name text, email text, phone text, event_id uuid default null)
 returns uuid
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 declare
   email_key text := private.email_key(email);
@@ -2354,8 +2235,7 @@ comment on function private.resolve_contact is 'The contact of a person who gave
 
 create function private.lock_identifiers(org_id uuid, match_keys text[])
 returns void
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 begin
   -- Whoever else brings the same address or number waits here, and so does a merge.
@@ -2374,9 +2254,7 @@ comment on function private.lock_identifiers is 'Until the end of the transactio
 -- A number decides only for one person. Where several agree by name, it is whoever is known by the number alone.
 create function private.holder_of_phone(org_id uuid, phone text, name text, has_email boolean)
 returns uuid
-language plpgsql
-stable
-set search_path = ''
+language plpgsql stable set search_path = ''
 as $$
 declare
   homes uuid[];
@@ -2421,8 +2299,7 @@ comment on function private.holder_of_phone is 'The one contact whose phone this
 -- Once, when a contact first gives a number: who else has it may be the same person.
 create function private.doubt_holders(org_id uuid, home uuid, person uuid, phone text)
 returns void
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 begin
   insert into public.merge_candidates (org_id, contact_id, other_id, reason)
@@ -2475,17 +2352,14 @@ comment on column public.suppressions.event_id is 'The event in which it was sai
 create trigger suppressions_audit after insert or update or delete on public.suppressions
   for each row execute function private.audit_change('people');
 
-alter table public.suppressions enable row level security;
-alter table public.suppressions force row level security;
+alter table public.suppressions enable row level security, force row level security;
 grant select on public.suppressions to authenticated, service_role;
 create policy "members read suppressions, closers those of their leads" on public.suppressions for select to authenticated
   using (org_id in (select private.my_orgs('contacts.read')) or contact_id in (select private.my_assigned_contacts()));
 
 create function private.is_suppressed(contact_id uuid, kind public.identifier_kind, value text, channel text)
 returns boolean
-language plpgsql
-stable
-set search_path = ''
+language plpgsql stable set search_path = ''
 as $$
 declare
   org uuid := (select contacts.org_id from public.contacts where contacts.id = is_suppressed.contact_id);
@@ -2509,8 +2383,7 @@ comment on function private.is_suppressed is 'Whether a person must not be conta
 
 create function public.unmerge_contacts(merge_id uuid)
 returns jsonb
-language sql
-set search_path = ''
+language sql set search_path = ''
 as $$
   select private.unmerge_contacts_for_caller(merge_id);
 $$;
@@ -2520,9 +2393,7 @@ grant execute on function public.unmerge_contacts to authenticated, service_role
 -- security definer: who may is asked here, by the caller's own permission.
 create function private.unmerge_contacts_for_caller(merge_id uuid)
 returns jsonb
-language plpgsql
-security definer
-set search_path = ''
+language plpgsql security definer set search_path = ''
 as $$
 begin
   perform private.permit(
@@ -2536,8 +2407,7 @@ grant execute on function private.unmerge_contacts_for_caller to authenticated, 
 
 create function private.unmerge_contacts(merge_id uuid)
 returns void
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 declare
   merge public.contact_merges;
@@ -2598,8 +2468,7 @@ comment on table public.event_types is 'The catalogue of what can happen.';
 comment on column public.event_types.from_sites is 'A site may say that it happened; else only the hub does.';
 comment on column public.event_types.makes_lead is 'Somebody asked for something: it opens a lead, and needs a way to answer.';
 
-alter table public.event_types enable row level security;
-alter table public.event_types force row level security;
+alter table public.event_types enable row level security, force row level security;
 grant select on public.event_types to authenticated, service_role;
 create policy "everybody signed in may read the catalogue" on public.event_types for select to authenticated
   using ((select auth.uid()) is not null);
@@ -2607,9 +2476,7 @@ create policy "everybody signed in may read the catalogue" on public.event_types
 -- security definer: whoever may write a type need not be able to change subscriptions.
 create function private.learn_event_type()
 returns trigger
-language plpgsql
-security definer
-set search_path = ''
+language plpgsql security definer set search_path = ''
 as $$
 declare
   taken text;
@@ -2630,9 +2497,7 @@ create trigger event_types_learn after insert or update on public.event_types
 
 create function private.canonical_type(type text)
 returns text
-language plpgsql
-stable
-set search_path = ''
+language plpgsql stable set search_path = ''
 as $$
 declare
   written text := lower(replace(canonical_type.type, '-', '_'));
@@ -2646,9 +2511,7 @@ grant execute on function private.canonical_type to authenticated, service_role;
 
 create function private.canonical_types(types text[])
 returns text[]
-language sql
-stable
-set search_path = ''
+language sql stable set search_path = ''
 as $$
   select coalesce(array_agg(coalesce(private.canonical_type(written.type), written.type) order by written.place), '{}')
   from unnest(types) with ordinality as written (type, place);
@@ -2697,8 +2560,7 @@ create index events_unrecognised_idx on public.events (org_id, id desc) where un
 
 create function private.name_event()
 returns trigger
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 declare
   name text;
@@ -2724,8 +2586,7 @@ create trigger events_no_truncate before truncate on public.events
 create trigger events_name before insert on public.events
   for each row execute function private.name_event();
 
-alter table public.events enable row level security;
-alter table public.events force row level security;
+alter table public.events enable row level security, force row level security;
 grant select on public.events to authenticated, service_role;
 create policy "members read events, closers those of their leads" on public.events for select to authenticated
   using (org_id in (select private.my_orgs('events.read')) or contact_id in (select private.my_assigned_contacts()));
@@ -2741,8 +2602,7 @@ create trigger events_no_truncate before truncate on private.events_elsewhere
 
 create function private.make_event_partitions(months_ahead integer default 3)
 returns integer
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 declare
   month timestamptz;
@@ -2806,8 +2666,7 @@ comment on column public.receipts.body_sha256 is 'Null: pulled, and whatever bod
 create index receipts_expired_idx on public.receipts (expires_at);
 create index receipts_org_idx on public.receipts (org_id);
 
-alter table public.receipts enable row level security;
-alter table public.receipts force row level security;
+alter table public.receipts enable row level security, force row level security;
 grant select on public.receipts to authenticated, service_role;
 create policy "members read receipts" on public.receipts for select to authenticated
   using (org_id in (select private.my_orgs('events.read')));
@@ -2817,9 +2676,7 @@ create policy "members read receipts" on public.receipts for select to authentic
 
 create function private.is_from_outside(source text)
 returns boolean
-language sql
-immutable
-set search_path = ''
+language sql immutable set search_path = ''
 as $$
   select source ~ '^(site|pull|webhook|email|phone|sms|whatsapp|provider):';
 $$;
@@ -2834,8 +2691,7 @@ create function private.write_event(
   subject_type text default null, subject_id uuid default null, cause_id uuid default null, trace_id text default null,
   occurred_at timestamptz default null, id uuid default private.uuid_v7())
 returns uuid
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 begin
   insert into public.events (id, org_id, site_id, type, contact_id, subject_type, subject_id, source, data, trace_id, cause_id, occurred_at)
@@ -2880,8 +2736,7 @@ create trigger agents_touch before update on public.agents
 create trigger agents_audit after insert or update or delete on public.agents
   for each row execute function private.audit_change('all');
 
-alter table public.agents enable row level security;
-alter table public.agents force row level security;
+alter table public.agents enable row level security, force row level security;
 grant select on public.agents to authenticated, service_role;
 grant update (status, autonomy) on public.agents to authenticated;
 create policy "members read agents" on public.agents for select to authenticated
@@ -2916,8 +2771,7 @@ create index agent_versions_agent_idx on public.agent_versions (org_id, agent_id
 
 create function private.guard_agent_version()
 returns trigger
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 begin
   if old.status <> 'draft' and (new.config, new.version, new.agent_id) is distinct from (old.config, old.version, old.agent_id) then
@@ -2932,8 +2786,7 @@ create trigger agent_versions_immutable before update on public.agent_versions
 create trigger agent_versions_audit after insert or update or delete on public.agent_versions
   for each row execute function private.audit_change('all');
 
-alter table public.agent_versions enable row level security;
-alter table public.agent_versions force row level security;
+alter table public.agent_versions enable row level security, force row level security;
 grant select on public.agent_versions to authenticated, service_role;
 create policy "members read agent versions" on public.agent_versions for select to authenticated
   using (org_id in (select private.my_orgs('agents.read')));
@@ -2956,8 +2809,7 @@ comment on table public.agent_deployments is 'Who published or rolled back which
 create index agent_deployments_agent_idx on public.agent_deployments (org_id, agent_id, id desc);
 create index agent_deployments_version_idx on public.agent_deployments (org_id, version_id);
 
-alter table public.agent_deployments enable row level security;
-alter table public.agent_deployments force row level security;
+alter table public.agent_deployments enable row level security, force row level security;
 grant select on public.agent_deployments to authenticated, service_role;
 create policy "members read agent deployments" on public.agent_deployments for select to authenticated
   using (org_id in (select private.my_orgs('agents.read')));
@@ -2987,8 +2839,7 @@ create index agent_memory_agent_idx on public.agent_memory (org_id, agent_id);
 create trigger agent_memory_touch before update on public.agent_memory
   for each row execute function private.touch_updated_at();
 
-alter table public.agent_memory enable row level security;
-alter table public.agent_memory force row level security;
+alter table public.agent_memory enable row level security, force row level security;
 grant select on public.agent_memory to authenticated, service_role;
 create policy "members read what agents remember" on public.agent_memory for select to authenticated
   using (org_id in (select private.my_orgs('actions.read')));
@@ -2998,8 +2849,7 @@ create policy "members read what agents remember" on public.agent_memory for sel
 
 create function public.create_version(agent text, config jsonb, org_id uuid default null)
 returns integer
-language sql
-set search_path = ''
+language sql set search_path = ''
 as $$
   select private.create_version_for_caller(agent, config, org_id);
 $$;
@@ -3009,9 +2859,7 @@ grant execute on function public.create_version to authenticated;
 -- security definer: versions are written by nobody but these functions, which ask for the permission themselves.
 create function private.create_version_for_caller(agent text, config jsonb, org_id uuid)
 returns integer
-language plpgsql
-security definer
-set search_path = ''
+language plpgsql security definer set search_path = ''
 as $$
 declare
   made integer;
@@ -3036,10 +2884,7 @@ grant execute on function private.create_version_for_caller to authenticated;
 -- security definer: a name may be that of several organizations' agents; only those are looked at where the caller may.
 create function private.agent_named(agent text, org_id uuid, permission text)
 returns public.agents
-language plpgsql
-stable
-security definer
-set search_path = ''
+language plpgsql stable security definer set search_path = ''
 as $$
 declare
   meant public.agents[];
@@ -3072,8 +2917,7 @@ grant execute on function private.agent_named to authenticated, service_role;
 
 create function public.publish_version(agent text, version integer, org_id uuid default null)
 returns uuid
-language sql
-set search_path = ''
+language sql set search_path = ''
 as $$
   select private.publish_version_for_caller(agent, version, org_id);
 $$;
@@ -3083,9 +2927,7 @@ grant execute on function public.publish_version to authenticated;
 -- security definer: nobody writes versions but these functions, which ask for the permission.
 create function private.publish_version_for_caller(agent text, version integer, org_id uuid)
 returns uuid
-language plpgsql
-security definer
-set search_path = ''
+language plpgsql security definer set search_path = ''
 as $$
 begin
   return private.publish_version(
@@ -3097,8 +2939,7 @@ grant execute on function private.publish_version_for_caller to authenticated;
 
 create function private.publish_version(agent_id uuid, version integer)
 returns uuid
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 declare
   chosen public.agent_versions;
@@ -3127,9 +2968,7 @@ comment on function private.publish_version is 'Publish a version, or go back to
 
 create function private.wants(patterns text[], type text)
 returns boolean
-language plpgsql
-immutable
-set search_path = ''
+language plpgsql immutable set search_path = ''
 as $$
 begin
   -- A pattern can only end in a dot and a star, so a type has few that name it.
@@ -3147,9 +2986,7 @@ comment on function private.wants is 'Whether one of the patterns names this eve
 -- Where the hub runs on one machine, partners may be on it too. Everywhere else a URL has TLS.
 create function private.is_webhook_url(url text)
 returns boolean
-language sql
-immutable
-set search_path = ''
+language sql immutable set search_path = ''
 as $$
   select length(url) <= 2000
     and url ~ '^(https://[a-z0-9.-]+|http://(127\.0\.0\.1|localhost|[a-z0-9.-]+\.localhost))(:[0-9]{1,5})?([/?][!-"$-?A-~]*)?$';
@@ -3159,9 +2996,7 @@ grant execute on function private.is_webhook_url to authenticated;
 
 create function private.webhook_url_problem(url text, may_be_local boolean)
 returns text
-language plpgsql
-immutable
-set search_path = ''
+language plpgsql immutable set search_path = ''
 as $$
 declare
   host text := regexp_replace(substring(url from '^https?://([^/:?]*)'), '\.$', '');
@@ -3232,9 +3067,7 @@ create index subscriptions_webhook_idx on public.subscriptions (('webhook-sender
 -- security definer: whoever may change a subscription need not be able to read the catalogue.
 create function private.name_subscribed_types()
 returns trigger
-language plpgsql
-security definer
-set search_path = ''
+language plpgsql security definer set search_path = ''
 as $$
 begin
   new.event_types := private.canonical_types(new.event_types);
@@ -3246,9 +3079,7 @@ comment on function private.name_subscribed_types is 'Trigger: subscriptions hol
 -- security definer: whoever makes a webhook does not read the vault, which knows whether the hub runs on one machine.
 create function private.refuse_unreachable_webhook()
 returns trigger
-language plpgsql
-security definer
-set search_path = ''
+language plpgsql security definer set search_path = ''
 as $$
 declare
   problem text := private.webhook_url_problem(new.target, exists (
@@ -3272,8 +3103,7 @@ create trigger subscriptions_names before insert or update of event_types on pub
 create trigger subscriptions_reachable before insert or update of target, target_kind on public.subscriptions
   for each row when (new.target_kind = 'webhook') execute function private.refuse_unreachable_webhook();
 
-alter table public.subscriptions enable row level security;
-alter table public.subscriptions force row level security;
+alter table public.subscriptions enable row level security, force row level security;
 grant select on public.subscriptions to authenticated, service_role;
 grant update (event_types, paused, max_attempts, retry_base) on public.subscriptions to authenticated;
 create policy "members read subscriptions" on public.subscriptions for select to authenticated
@@ -3307,8 +3137,7 @@ comment on table public.replays is 'Who put what back in line, or had a version 
 create index replays_list_idx on public.replays (org_id, id desc);
 create index replays_version_idx on public.replays (org_id, version_id);
 
-alter table public.replays enable row level security;
-alter table public.replays force row level security;
+alter table public.replays enable row level security, force row level security;
 grant select on public.replays to authenticated, service_role;
 create policy "members read replays" on public.replays for select to authenticated
   using (org_id in (select private.my_orgs('deliveries.read')));
@@ -3366,8 +3195,7 @@ create index deliveries_rehearsed_idx on public.deliveries (subscription_id, run
 create trigger deliveries_touch before update on public.deliveries
   for each row execute function private.touch_updated_at();
 
-alter table public.deliveries enable row level security;
-alter table public.deliveries force row level security;
+alter table public.deliveries enable row level security, force row level security;
 grant select on public.deliveries to authenticated, service_role;
 create policy "members read deliveries" on public.deliveries for select to authenticated
   using (org_id in (select private.my_orgs('deliveries.read')));
@@ -3406,9 +3234,7 @@ comment on type private.replay_filter is 'Which events are meant, within one org
 
 create function private.read_replay_filter(org_id uuid, filter jsonb)
 returns private.replay_filter
-language plpgsql
-stable
-set search_path = ''
+language plpgsql stable set search_path = ''
 as $$
 declare
   unknown text;
@@ -3452,9 +3278,7 @@ grant execute on function private.read_replay_filter to authenticated, service_r
 
 create function private.read_event_filter(org_id uuid, filter jsonb)
 returns private.replay_filter
-language plpgsql
-stable
-set search_path = ''
+language plpgsql stable set search_path = ''
 as $$
 begin
   if filter ?| '{statuses,replayed_before}' then
@@ -3471,8 +3295,7 @@ grant execute on function private.read_event_filter to authenticated, service_ro
 
 create function public.create_webhook_subscription(name text, url text, event_types text[], org_id uuid default null)
 returns jsonb
-language sql
-set search_path = ''
+language sql set search_path = ''
 as $$
   select private.create_webhook_subscription_for_caller(name, url, event_types, org_id);
 $$;
@@ -3482,9 +3305,7 @@ grant execute on function public.create_webhook_subscription to authenticated, s
 -- security definer: who may is asked here, by the caller's own permission.
 create function private.create_webhook_subscription_for_caller(name text, url text, event_types text[], org_id uuid)
 returns jsonb
-language plpgsql
-security definer
-set search_path = ''
+language plpgsql security definer set search_path = ''
 as $$
 declare
   mine uuid[] := array(
@@ -3519,8 +3340,7 @@ grant execute on function private.create_webhook_subscription_for_caller to auth
 
 create function public.rotate_webhook_secret(subscription_id uuid, old_valid_for interval default '1 day')
 returns jsonb
-language sql
-set search_path = ''
+language sql set search_path = ''
 as $$
   select private.rotate_webhook_secret_for_caller(subscription_id, old_valid_for);
 $$;
@@ -3530,9 +3350,7 @@ grant execute on function public.rotate_webhook_secret to authenticated, service
 -- security definer: who may is asked here, by the caller's own permission.
 create function private.rotate_webhook_secret_for_caller(subscription_id uuid, old_valid_for interval)
 returns jsonb
-language plpgsql
-security definer
-set search_path = ''
+language plpgsql security definer set search_path = ''
 as $$
 declare
   owned public.subscriptions := private.own_webhook(subscription_id);
@@ -3549,8 +3367,7 @@ grant execute on function private.rotate_webhook_secret_for_caller to authentica
 
 create function public.delete_webhook_subscription(subscription_id uuid)
 returns void
-language sql
-set search_path = ''
+language sql set search_path = ''
 as $$
   select private.delete_webhook_subscription_for_caller(subscription_id);
 $$;
@@ -3560,9 +3377,7 @@ grant execute on function public.delete_webhook_subscription to authenticated, s
 -- security definer: who may is asked here, by the caller's own permission.
 create function private.delete_webhook_subscription_for_caller(subscription_id uuid)
 returns void
-language plpgsql
-security definer
-set search_path = ''
+language plpgsql security definer set search_path = ''
 as $$
 declare
   owned public.subscriptions := private.own_webhook(subscription_id);
@@ -3576,9 +3391,7 @@ grant execute on function private.delete_webhook_subscription_for_caller to auth
 -- security definer: who may is asked here, by the caller's own permission.
 create function private.own_webhook(subscription_id uuid)
 returns public.subscriptions
-language plpgsql
-security definer
-set search_path = ''
+language plpgsql security definer set search_path = ''
 as $$
 declare
   owned public.subscriptions;
@@ -3602,9 +3415,7 @@ comment on function private.own_webhook is 'A webhook that the caller may change
 -- security definer: hub_service may touch no table itself.
 create function hub.claim_deliveries(target text, batch_size integer default 10, lease_seconds integer default 20)
 returns jsonb
-language plpgsql
-security definer
-set search_path = ''
+language plpgsql security definer set search_path = ''
 set plan_cache_mode = 'force_generic_plan'
 set enable_seqscan = off
 set enable_hashjoin = off
@@ -3620,8 +3431,7 @@ grant execute on function hub.claim_deliveries to hub_service;
 
 create function private.lease_deliveries(target text, wanted integer, lease_seconds integer)
 returns uuid[]
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 declare
   leased uuid[];
@@ -3686,8 +3496,7 @@ comment on function private.lease_deliveries is 'Lease the deliveries of a targe
 
 create function private.deliveries_in_full(ids uuid[])
 returns jsonb
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 begin
   return (
@@ -3755,9 +3564,7 @@ comment on function private.deliveries_in_full is 'Deliveries with their event, 
 
 create function public.compare_versions(agent text, a integer, b integer, filter jsonb default '{}', org_id uuid default null)
 returns jsonb
-language plpgsql
-stable
-set search_path = ''
+language plpgsql stable set search_path = ''
 set plan_cache_mode = force_custom_plan
 as $$
 declare
@@ -3802,9 +3609,7 @@ grant execute on function public.compare_versions to authenticated, service_role
 
 create function private.rehearsed(agent_id uuid, version integer)
 returns table (event_id uuid, decision text, score integer, confidence numeric, reasons text[])
-language sql
-stable
-set search_path = ''
+language sql stable set search_path = ''
 as $$
   select distinct on (deliveries.event_id)
     deliveries.event_id,
@@ -3840,8 +3645,7 @@ create index delivery_attempts_delivery_idx on public.delivery_attempts (deliver
 -- Failures only, so a delivery that is done costs nothing here, and it is small from the start.
 create index delivery_attempts_failed_idx on public.delivery_attempts (org_id, id) where outcome in ('retry', 'dead', 'lapsed');
 
-alter table public.delivery_attempts enable row level security;
-alter table public.delivery_attempts force row level security;
+alter table public.delivery_attempts enable row level security, force row level security;
 grant select on public.delivery_attempts to authenticated, service_role;
 create policy "members read delivery attempts" on public.delivery_attempts for select to authenticated
   using (org_id in (select private.my_orgs('deliveries.read')));
@@ -3852,9 +3656,7 @@ create policy "members read delivery attempts" on public.delivery_attempts for s
 -- security definer: whoever may write an event need not be able to write deliveries.
 create function private.dispatch_events()
 returns trigger
-language plpgsql
-security definer
-set search_path = ''
+language plpgsql security definer set search_path = ''
 as $$
 declare
   waiting text[];
@@ -3888,9 +3690,7 @@ create trigger events_dispatch after insert on public.events
 -- that it was sent; but not, in circles, that it cannot be reached.
 create function private.is_echo(event_id uuid, cause_id uuid, subscription_id uuid)
 returns boolean
-language plpgsql
-stable
-set search_path = ''
+language plpgsql stable set search_path = ''
 as $$
 declare
   subscriber public.subscriptions;
@@ -3917,9 +3717,7 @@ comment on function private.is_echo is 'Whether an event is of a subscriber''s o
 
 create function private.has_acted_on_cause(cause_id uuid, subscription_id uuid)
 returns boolean
-language plpgsql
-stable
-set search_path = ''
+language plpgsql stable set search_path = ''
 as $$
 begin
   return exists (
@@ -3959,9 +3757,7 @@ comment on view private.due_work is 'Willing subscriptions with a live delivery 
 -- security definer: hub_service may touch no table itself.
 create function hub.extend_leases(leases jsonb, lease_seconds integer)
 returns jsonb
-language sql
-security definer
-set search_path = ''
+language sql security definer set search_path = ''
 as $$
   with kept as (
     update public.deliveries
@@ -3980,8 +3776,7 @@ grant execute on function hub.extend_leases to hub_service;
 
 create function private.invoke(name text, body jsonb default '{}', timeout_ms integer default 2000)
 returns bigint
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 declare
   base text;
@@ -4025,8 +3820,7 @@ comment on table private.kicks is 'When each target was last kicked. Where one f
 
 create function private.kick(target text)
 returns boolean
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 declare
   moment constant timestamptz := clock_timestamp();
@@ -4060,9 +3854,7 @@ comment on function private.kick is 'Call a function that has deliveries waiting
 
 create function private.kick_target(subscription public.subscriptions)
 returns text
-language plpgsql
-immutable
-set search_path = ''
+language plpgsql immutable set search_path = ''
 as $$
 begin
   return case subscription.target_kind when 'webhook' then 'webhook-sender/' || subscription.id else subscription.target end;
@@ -4073,9 +3865,7 @@ comment on function private.kick_target is 'The path at which a subscription''s 
 -- security definer: whoever may change a subscription need not be able to write kicks.
 create function private.follow_target()
 returns trigger
-language plpgsql
-security definer
-set search_path = ''
+language plpgsql security definer set search_path = ''
 as $$
 begin
   if tg_op = 'DELETE' then
@@ -4097,8 +3887,7 @@ create trigger subscriptions_no_kicks after delete on public.subscriptions
 
 create function private.mark_dead(delivery_id uuid, error text)
 returns void
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 declare
   dead record;
@@ -4165,9 +3954,7 @@ comment on function private.mark_dead is 'Make a delivery dead: it stays with it
 -- security definer: hub_service may touch no table itself.
 create function hub.overdue_targets()
 returns jsonb
-language plpgsql
-security definer
-set search_path = ''
+language plpgsql security definer set search_path = ''
 as $$
 begin
   -- For leases that ran out, should its own job not run.
@@ -4190,8 +3977,7 @@ grant execute on function hub.overdue_targets to hub_service;
 
 create function private.prune_history()
 returns void
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 begin
   -- A receipt guards against repeats until it expires, never longer and never shorter.
@@ -4213,8 +3999,7 @@ comment on function private.prune_history is 'Remove what nobody asks for any mo
 
 create function private.rehearse_events(org_id uuid, filter jsonb, subscription text, version integer, dry_run boolean)
 returns jsonb
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 set plan_cache_mode = force_custom_plan
 as $$
 declare
@@ -4268,8 +4053,7 @@ comment on function private.rehearse_events is 'Let a version of an agent decide
 
 create function private.prune_rehearsals()
 returns void
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 begin
   delete from public.deliveries using public.replays
@@ -4286,8 +4070,7 @@ comment on function private.prune_rehearsals is 'Remove rehearsals that nobody c
 create function public.replay_events(
   filter jsonb default '{}', subscription text default null, mode text default 'live', version integer default null, dry_run boolean default true)
 returns jsonb
-language sql
-set search_path = ''
+language sql set search_path = ''
 as $$
   -- Null is what nobody said: it never means to do it.
   select private.replay_events_for_caller(coalesce(filter, '{}'), subscription, coalesce(mode, 'live'), version, coalesce(dry_run, true));
@@ -4298,9 +4081,7 @@ grant execute on function public.replay_events to authenticated, service_role;
 -- security definer: who may replay is asked here, by the caller's own permission.
 create function private.replay_events_for_caller(filter jsonb, subscription text, mode text, version integer, dry_run boolean)
 returns jsonb
-language plpgsql
-security definer
-set search_path = ''
+language plpgsql security definer set search_path = ''
 as $$
 declare
   organization uuid;
@@ -4359,8 +4140,7 @@ grant execute on function private.replay_events_for_caller to authenticated, ser
 
 create function private.replay_deliveries(org_id uuid, filter jsonb, subscription text, dry_run boolean)
 returns jsonb
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 declare
   -- What one request can do before REST gives up on it; whoever asks again gets the next.
@@ -4408,9 +4188,7 @@ comment on function private.replay_deliveries is 'Put deliveries back in line. E
 
 create function private.chosen_for_replay(org_id uuid, meant private.replay_filter, subscription text, most integer)
 returns setof uuid
-language plpgsql
-stable
-set search_path = ''
+language plpgsql stable set search_path = ''
 -- A plan for what is asked: for one event it is another than for all of a month.
 set plan_cache_mode = force_custom_plan
 as $$
@@ -4443,9 +4221,7 @@ comment on function private.chosen_for_replay is 'The deliveries that a filter m
 
 create function public.replay_progress(replay_id uuid)
 returns jsonb
-language plpgsql
-stable
-set search_path = ''
+language plpgsql stable set search_path = ''
 as $$
 declare
   replay public.replays;
@@ -4493,9 +4269,7 @@ comment on type private.settling is 'A delivery that is being settled, with what
 -- security definer: hub_service may touch no table itself.
 create function hub.settle_deliveries(settlements jsonb)
 returns jsonb
-language plpgsql
-security definer
-set search_path = ''
+language plpgsql security definer set search_path = ''
 as $$
 declare
   settlement jsonb;
@@ -4534,8 +4308,7 @@ grant execute on function hub.settle_deliveries to hub_service;
 
 create function private.settle_together(settlements jsonb)
 returns jsonb
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 declare
   held constant private.settling[] := private.hold_deliveries(settlements);
@@ -4559,8 +4332,7 @@ comment on function private.settle_together is 'Write down how deliveries ended,
 -- Locked in the order of their ids, so that two batches never lock crosswise.
 create function private.hold_deliveries(settlements jsonb)
 returns private.settling[]
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 begin
   return (
@@ -4596,8 +4368,7 @@ comment on function private.hold_deliveries is 'Lock the deliveries of settlemen
 
 create function private.write_outcomes(held private.settling[])
 returns jsonb
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 declare
   statuses jsonb;
@@ -4638,9 +4409,7 @@ comment on function private.write_outcomes is 'Write each attempt and what its d
 
 create function private.proposed(effects jsonb)
 returns jsonb
-language plpgsql
-immutable
-set search_path = ''
+language plpgsql immutable set search_path = ''
 as $$
 begin
   if effects is null or effects = '{}' then
@@ -4659,9 +4428,7 @@ comment on function private.proposed is 'Effects of an agent that may not act al
 -- Full jitter: a crowd that failed together does not come back together.
 create function private.retry_at(attempts integer, base interval, retry_after_seconds numeric)
 returns timestamptz
-language sql
-volatile
-set search_path = ''
+language sql volatile set search_path = ''
 as $$
   select clock_timestamp() + greatest(
     make_interval(secs => greatest(0, least(coalesce(retry_after_seconds, 0), 86400))),
@@ -4675,9 +4442,7 @@ $$;
 -- security definer: whoever may close an organization need not be able to write deliveries.
 create function private.stop_deliveries()
 returns trigger
-language plpgsql
-security definer
-set search_path = ''
+language plpgsql security definer set search_path = ''
 as $$
 begin
   update public.deliveries
@@ -4696,8 +4461,7 @@ create trigger organizations_closed after update of closed_at on public.organiza
 
 create function private.sweep_deliveries()
 returns jsonb
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 declare
   expired record;
@@ -4739,9 +4503,7 @@ comment on function private.sweep_deliveries is 'Take back the deliveries whose 
 
 create function private.due_targets(for_at_least interval default '0')
 returns setof text
-language sql
-stable
-set search_path = ''
+language sql stable set search_path = ''
 as $$
   select due_work.target from private.due_work where due_work.due_since <= now() - for_at_least
   union
@@ -4772,9 +4534,7 @@ create index webhook_secrets_subscription_idx on private.webhook_secrets (subscr
 -- security definer: only postgres reaches the vault.
 create function private.forget_webhook_secret()
 returns trigger
-language plpgsql
-security definer
-set search_path = ''
+language plpgsql security definer set search_path = ''
 as $$
 begin
   delete from vault.secrets where secrets.id = old.vault_id;
@@ -4788,8 +4548,7 @@ create trigger webhook_secrets_forgotten after delete on private.webhook_secrets
 
 create function private.add_webhook_secret(subscription_id uuid, old_valid_for interval default '0')
 returns text
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 declare
   -- 244 random bits in 32 bytes.
@@ -4817,10 +4576,7 @@ comment on function private.add_webhook_secret is 'Make a signing secret; the ol
 -- security definer: hub_service may touch no table itself.
 create function hub.webhook(target text)
 returns jsonb
-language sql
-stable
-security definer
-set search_path = ''
+language sql stable security definer set search_path = ''
 as $$
   select jsonb_build_object(
     'url', subscriptions.target,
@@ -4839,9 +4595,7 @@ grant execute on function hub.webhook to hub_service;
 -- security definer: hub_service may touch no table itself.
 create function hub.stop_webhook(delivery_id uuid, reason text)
 returns jsonb
-language plpgsql
-security definer
-set search_path = ''
+language plpgsql security definer set search_path = ''
 as $$
 declare
   stopped public.subscriptions;
@@ -4869,9 +4623,7 @@ grant execute on function hub.stop_webhook to hub_service;
 -- security definer: whoever lets a webhook run again may write no alert.
 create function private.webhook_resumed()
 returns trigger
-language plpgsql
-security definer
-set search_path = ''
+language plpgsql security definer set search_path = ''
 as $$
 begin
   perform private.close_alert(old.org_id, 'webhook_gone', old.name);
@@ -4941,8 +4693,7 @@ create index agent_actions_delivery_idx on public.agent_actions (delivery_id);
 create trigger agent_actions_audit after update on public.agent_actions
   for each row execute function private.audit_change('people');
 
-alter table public.agent_actions enable row level security;
-alter table public.agent_actions force row level security;
+alter table public.agent_actions enable row level security, force row level security;
 grant select on public.agent_actions to authenticated, service_role;
 create policy "members read actions, closers those of their leads" on public.agent_actions for select to authenticated
   using (org_id in (select private.my_orgs('actions.read')) or contact_id in (select private.my_assigned_contacts()));
@@ -4997,9 +4748,7 @@ create trigger agent_scorecards_read_only instead of insert or update or delete 
 create function public.agent_scorecard(
   agent text, since timestamptz default now() - interval '30 days', until timestamptz default now(), org_id uuid default null)
 returns jsonb
-language plpgsql
-stable
-set search_path = ''
+language plpgsql stable set search_path = ''
 as $$
 declare
   meant constant public.agents := private.agent_named(agent_scorecard.agent, agent_scorecard.org_id, 'agents.read');
@@ -5042,8 +4791,7 @@ grant execute on function public.agent_scorecard to authenticated, service_role;
 
 create function private.apply_effects(settled private.settling[])
 returns void
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 declare
   learnt integer;
@@ -5128,9 +4876,7 @@ create function hub.begin_model_run(
   day_cents numeric,
   tries integer)
 returns jsonb
-language plpgsql
-security definer
-set search_path = ''
+language plpgsql security definer set search_path = ''
 as $$
 declare
   today date := (now() at time zone 'UTC')::date;
@@ -5195,9 +4941,7 @@ grant execute on function hub.begin_model_run to hub_service;
 
 create function private.is_lease_held(delivery_id uuid, lease_token uuid)
 returns boolean
-language sql
-stable
-set search_path = ''
+language sql stable set search_path = ''
 as $$
   select exists (
     select from public.deliveries
@@ -5210,9 +4954,7 @@ comment on function private.is_lease_held is 'Whether a delivery is still handle
 -- A limit that is not a number is one that nobody can keep: nothing may be spent.
 create function private.day_limit(settings jsonb, name text, versions numeric)
 returns numeric
-language sql
-immutable
-set search_path = ''
+language sql immutable set search_path = ''
 as $$
   select least(versions, case jsonb_typeof(settings #> array['model', name])
     when 'number' then (settings #>> array['model', name])::numeric
@@ -5239,8 +4981,7 @@ comment on table public.credit_accounts is 'How many decisions by models an orga
 create trigger credit_accounts_touch before update on public.credit_accounts
   for each row execute function private.touch_updated_at();
 
-alter table public.credit_accounts enable row level security;
-alter table public.credit_accounts force row level security;
+alter table public.credit_accounts enable row level security, force row level security;
 grant select on public.credit_accounts to authenticated, service_role;
 create policy "members read their balance" on public.credit_accounts for select to authenticated
   using (org_id in (select private.my_orgs('actions.read')));
@@ -5264,9 +5005,7 @@ create index decision_credits_list_idx on public.decision_credits (org_id, id de
 -- security definer: whoever writes an action or a grant need not be able to write the account.
 create function private.count_credits()
 returns trigger
-language plpgsql
-security definer
-set search_path = ''
+language plpgsql security definer set search_path = ''
 as $$
 begin
   insert into public.credit_accounts as account (org_id, balance)
@@ -5282,8 +5021,7 @@ create trigger decision_credits_append_only before update or delete on public.de
 create trigger decision_credits_count after insert on public.decision_credits
   referencing new table as fresh for each statement execute function private.count_credits();
 
-alter table public.decision_credits enable row level security;
-alter table public.decision_credits force row level security;
+alter table public.decision_credits enable row level security, force row level security;
 grant select on public.decision_credits to authenticated, service_role;
 grant insert on public.decision_credits to service_role;
 create policy "members read credits" on public.decision_credits for select to authenticated
@@ -5292,9 +5030,7 @@ create policy "members read credits" on public.decision_credits for select to au
 -- security definer: whoever writes an action need not be able to write credits.
 create function private.take_credits()
 returns trigger
-language plpgsql
-security definer
-set search_path = ''
+language plpgsql security definer set search_path = ''
 as $$
 begin
   insert into public.decision_credits (org_id, amount, reason, action_id)
@@ -5312,9 +5048,7 @@ create trigger agent_actions_credits after insert on public.agent_actions
 
 create function private.may_ask_model(org_id uuid)
 returns boolean
-language sql
-stable
-set search_path = ''
+language sql stable set search_path = ''
 as $$
   select not exists (
     select from public.credit_accounts
@@ -5325,8 +5059,7 @@ comment on function private.may_ask_model is 'Whether an organization has a cred
 -- Whoever runs the hub grants, with the secret key: an organization that granted itself would have no limit.
 create function public.grant_credits(org_id uuid, amount integer, reason text)
 returns bigint
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 begin
   if amount is null or amount not between 1 and 1000000 then
@@ -5346,9 +5079,7 @@ grant execute on function public.grant_credits to service_role;
 -- security definer: hub_service may touch no table itself.
 create function hub.end_model_run(delivery_id uuid, lease_token uuid, tokens bigint, cost_cents numeric, answer jsonb)
 returns void
-language plpgsql
-security definer
-set search_path = ''
+language plpgsql security definer set search_path = ''
 as $$
 declare
   run private.model_runs;
@@ -5416,8 +5147,7 @@ create trigger model_runs_touch before update on private.model_runs
 
 create function private.prune_model_runs()
 returns void
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 begin
   delete from private.model_runs using public.deliveries
@@ -5445,8 +5175,7 @@ create table public.outcomes (
 comment on table public.outcomes is 'What later became of a decision: its lead was won or lost, a person approved or rejected it.';
 create index outcomes_list_idx on public.outcomes (org_id, id desc);
 
-alter table public.outcomes enable row level security;
-alter table public.outcomes force row level security;
+alter table public.outcomes enable row level security, force row level security;
 grant select on public.outcomes to authenticated, service_role;
 create policy "members read outcomes" on public.outcomes for select to authenticated
   using (org_id in (select private.my_orgs('actions.read')));
@@ -5454,9 +5183,7 @@ create policy "members read outcomes" on public.outcomes for select to authentic
 -- security definer: whoever moves a lead may write no outcome.
 create function private.attach_lead_outcome()
 returns trigger
-language plpgsql
-security definer
-set search_path = ''
+language plpgsql security definer set search_path = ''
 as $$
 begin
   insert into public.outcomes (org_id, action_id, kind, decided_by)
@@ -5476,9 +5203,7 @@ create trigger leads_outcome after update of stage on public.leads
 -- security definer: whoever reviews may write no outcome.
 create function private.attach_review_outcome()
 returns trigger
-language plpgsql
-security definer
-set search_path = ''
+language plpgsql security definer set search_path = ''
 as $$
 begin
   insert into public.outcomes (org_id, action_id, kind, decided_by)
@@ -5498,8 +5223,7 @@ create trigger agent_actions_outcome after update of review on public.agent_acti
 
 create function public.review_action(action_id uuid, approve boolean)
 returns text
-language sql
-set search_path = ''
+language sql set search_path = ''
 as $$
   select private.review_action_for_caller(action_id, approve);
 $$;
@@ -5509,9 +5233,7 @@ grant execute on function public.review_action to authenticated;
 -- security definer: a review applies effects, which no person may write themselves.
 create function private.review_action_for_caller(action_id uuid, approve boolean)
 returns text
-language plpgsql
-security definer
-set search_path = ''
+language plpgsql security definer set search_path = ''
 as $$
 declare
   action public.agent_actions;
@@ -5586,9 +5308,7 @@ comment on type private.submission is
 -- security definer: hub_service may touch no table itself.
 create function hub.record_submission(secret_id uuid, submission jsonb, address text default null)
 returns jsonb
-language plpgsql
-security definer
-set search_path = ''
+language plpgsql security definer set search_path = ''
 as $$
 declare
   shown record;
@@ -5695,8 +5415,7 @@ create trigger pull_sources_audit after insert or delete
   or update of name, url, paging, page_size, kinds, mapping, id_prefix, pushes, every, enabled on public.pull_sources
   for each row execute function private.audit_change('all');
 
-alter table public.pull_sources enable row level security;
-alter table public.pull_sources force row level security;
+alter table public.pull_sources enable row level security, force row level security;
 grant select on public.pull_sources to authenticated, service_role;
 grant update (every, enabled) on public.pull_sources to authenticated;
 create policy "members read pull sources" on public.pull_sources for select to authenticated
@@ -5707,8 +5426,7 @@ create policy "admins change pull sources" on public.pull_sources for update to 
 
 create function private.set_pull_token(source_id uuid, token text)
 returns void
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 declare
   secret_name text := 'pull_source:' || source_id;
@@ -5734,9 +5452,7 @@ comment on function private.set_pull_token is 'Give a pull source the bearer tok
 -- security definer: hub_service may touch no table itself.
 create function hub.claim_pull(lease_seconds integer default 50)
 returns jsonb
-language plpgsql
-security definer
-set search_path = ''
+language plpgsql security definer set search_path = ''
 as $$
 declare
   source public.pull_sources;
@@ -5794,9 +5510,7 @@ create function hub.release_pull(
   error text default null,
   retry_after_seconds numeric default null)
 returns jsonb
-language plpgsql
-security definer
-set search_path = ''
+language plpgsql security definer set search_path = ''
 as $$
 begin
   update public.pull_sources
@@ -5821,9 +5535,7 @@ grant execute on function hub.release_pull to hub_service;
 
 create function private.due_pulls()
 returns setof public.pull_sources
-language sql
-stable
-set search_path = ''
+language sql stable set search_path = ''
 as $$
   select pull_sources.*
   from public.pull_sources
@@ -5838,8 +5550,7 @@ comment on function private.due_pulls is 'The sources that should be pulled now,
 
 create function private.kick_pulls()
 returns bigint
-language sql
-set search_path = ''
+language sql set search_path = ''
 as $$
   select private.invoke('pull-site') where exists (select from private.due_pulls());
 $$;
@@ -5855,8 +5566,7 @@ comment on function private.kick_pulls is 'Call pull-site when a source is due; 
 
 create function private.claim_submission(site public.sites, said private.submission, type text, event_id uuid, digest bytea)
 returns uuid
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 declare
   is_pull constant boolean := said.pulled_by is not null;
@@ -5882,8 +5592,7 @@ comment on function private.claim_submission is 'Give a submission''s keys to an
 create function private.claim_receipts(
   site public.sites, keys text[], event_id uuid, digest bytea, type text, is_pull boolean, secret_id uuid)
 returns uuid
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 declare
   origin text := 'site:' || site.slug;
@@ -5945,9 +5654,7 @@ comment on function private.claim_receipts is 'Give a submission''s keys to an e
 
 create function private.sent_by_page(site public.sites, id text, type text, form jsonb, digest bytea)
 returns uuid
-language sql
-stable
-set search_path = ''
+language sql stable set search_path = ''
 as $$
   select events.id
   from public.receipts
@@ -5967,8 +5674,7 @@ comment on function private.sent_by_page is 'The event of a page that sent a pul
 
 create function public.name_kind(kind text, means text)
 returns integer
-language sql
-set search_path = ''
+language sql set search_path = ''
 as $$
   select private.name_kind_for_caller(kind, means);
 $$;
@@ -5978,9 +5684,7 @@ grant execute on function public.name_kind to service_role;
 -- security definer: kinds are the hub's, not an organization's; whoever holds the secret key says what they mean.
 create function private.name_kind_for_caller(kind text, means text)
 returns integer
-language plpgsql
-security definer
-set search_path = ''
+language plpgsql security definer set search_path = ''
 as $$
 declare
   written text := lower(replace(name_kind_for_caller.kind, '-', '_'));
@@ -6003,8 +5707,7 @@ grant execute on function private.name_kind_for_caller to service_role;
 
 create function private.recognise_events()
 returns integer
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 declare
   unknown public.events;
@@ -6068,8 +5771,7 @@ create trigger pull_failures_touch before update on public.pull_failures
 create trigger pull_failures_audit after update on public.pull_failures
   for each row execute function private.audit_change('people');
 
-alter table public.pull_failures enable row level security;
-alter table public.pull_failures force row level security;
+alter table public.pull_failures enable row level security, force row level security;
 grant select on public.pull_failures to authenticated, service_role;
 grant update (status) on public.pull_failures to authenticated;
 create policy "members read pull failures" on public.pull_failures for select to authenticated
@@ -6085,8 +5787,7 @@ create policy "operators decide about pull failures" on public.pull_failures for
 
 create function private.record_once(site public.sites, said private.submission)
 returns jsonb
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 declare
   digest constant bytea := sha256(convert_to(said.kind || said.form::text, 'UTF8'));
@@ -6157,9 +5858,7 @@ create function hub.record_page(
   complete_until timestamptz default null,
   lease_seconds integer default 50)
 returns jsonb
-language plpgsql
-security definer
-set search_path = ''
+language plpgsql security definer set search_path = ''
 as $$
 declare
   source public.pull_sources;
@@ -6214,8 +5913,7 @@ grant execute on function hub.record_page to hub_service;
 
 create function private.record_pulled(source public.pull_sources, site public.sites, item jsonb)
 returns text
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 declare
   failure text := item ->> 'failure';
@@ -6323,8 +6021,7 @@ create index alerts_untold_idx on public.alerts (id) where closed_at is null and
 create trigger alerts_audit after update on public.alerts
   for each row execute function private.audit_change('people');
 
-alter table public.alerts enable row level security;
-alter table public.alerts force row level security;
+alter table public.alerts enable row level security, force row level security;
 grant select on public.alerts to authenticated, service_role;
 create policy "members read alerts" on public.alerts for select to authenticated
   using (org_id in (select private.my_orgs('alerts.read')));
@@ -6357,9 +6054,7 @@ comment on view private.arrivals is 'What sites sent or had fetched from them, w
 
 create function private.last_arrival(site public.sites, before timestamptz)
 returns timestamptz
-language sql
-stable
-set search_path = ''
+language sql stable set search_path = ''
 as $$
   select private.uuid_v7_time(arrivals.id)
   from private.arrivals
@@ -6374,9 +6069,7 @@ comment on function private.last_arrival is 'When a site last sent anything at a
 
 create function private.first_arrival(site public.sites)
 returns timestamptz
-language sql
-stable
-set search_path = ''
+language sql stable set search_path = ''
 as $$
   select private.uuid_v7_time(arrivals.id)
   from private.arrivals
@@ -6389,9 +6082,7 @@ comment on function private.first_arrival is 'When a site first sent anything.';
 
 create function private.living_sources(site public.sites)
 returns text[]
-language plpgsql
-stable
-set search_path = ''
+language plpgsql stable set search_path = ''
 as $$
 begin
   if exists (
@@ -6416,9 +6107,7 @@ comment on type private.step is 'One link of an explanation.';
 
 create function public.explain(id uuid)
 returns jsonb
-language plpgsql
-stable
-set search_path = ''
+language plpgsql stable set search_path = ''
 as $$
 declare
   found_it record;
@@ -6457,8 +6146,7 @@ comment on type private.component is 'A part of the hub and how it is: ok, degra
 
 create function public.hub_status()
 returns jsonb
-language sql
-set search_path = ''
+language sql set search_path = ''
 as $$
   select private.hub_status_for_caller();
 $$;
@@ -6468,9 +6156,7 @@ grant execute on function public.hub_status to authenticated, service_role;
 -- security definer: jobs and secrets are nobody's to read; who may see how they are is asked here.
 create function private.hub_status_for_caller()
 returns jsonb
-language plpgsql
-security definer
-set search_path = ''
+language plpgsql security definer set search_path = ''
 as $$
 declare
   organization uuid;
@@ -6509,9 +6195,7 @@ grant execute on function private.hub_status_for_caller to authenticated, servic
 
 create function private.agent_components(org_id uuid)
 returns setof private.component
-language sql
-stable
-set search_path = ''
+language sql stable set search_path = ''
 as $$
   select
     'agent', coalesce(agents.name, replace(known.kind, '_', '-')),
@@ -6573,9 +6257,7 @@ comment on function private.agent_components is 'The agents of an organization, 
 
 create function private.job_components(org_id uuid)
 returns setof private.component
-language sql
-volatile
-set search_path = ''
+language sql volatile set search_path = ''
 as $$
   select
     'job', known.jobname, case when late.subject is null then 'ok' else 'degraded' end,
@@ -6588,9 +6270,7 @@ comment on function private.job_components is 'What the clock runs, and whether 
 
 create function private.webhook_components(org_id uuid)
 returns setof private.component
-language sql
-stable
-set search_path = ''
+language sql stable set search_path = ''
 as $$
   select
     'webhook', subscriptions.name,
@@ -6621,9 +6301,7 @@ comment on function private.webhook_components is 'Outgoing webhooks and how the
 
 create function private.check_deliveries_stuck(org_id uuid, config jsonb, at timestamptz)
 returns setof private.finding
-language sql
-stable
-set search_path = ''
+language sql stable set search_path = ''
 as $$
   with since as (
     select at - make_interval(mins => coalesce((config ->> 'stuck_after_minutes')::integer, 15)) as due,
@@ -6653,9 +6331,7 @@ comment on function private.check_deliveries_stuck is 'Subscriptions whose deliv
 
 create function private.check_function_failing(org_id uuid, config jsonb, at timestamptz)
 returns setof private.finding
-language sql
-stable
-set search_path = ''
+language sql stable set search_path = ''
 as $$
   -- The latest two thousand failures tell as much as all of them, of the time in which they happened. A rehearsal's
   -- tell of a draft.
@@ -6722,8 +6398,7 @@ comment on table private.known_jobs is 'The cron jobs there shall be: each that 
 
 create function private.check_job_late(org_id uuid, config jsonb, at timestamptz)
 returns setof private.finding
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 begin
   insert into private.known_jobs (jobname)
@@ -6760,9 +6435,7 @@ comment on function private.check_job_late is 'Cron jobs that are missing, late 
 
 create function private.cron_interval(schedule text)
 returns interval
-language sql
-immutable
-set search_path = ''
+language sql immutable set search_path = ''
 as $$
   select case
     when schedule ~ '^\s*\d+ seconds?\s*$' then substring(schedule from '\d+')::integer * interval '1 second'
@@ -6783,9 +6456,7 @@ comment on function private.cron_interval is 'How far apart a schedule''s runs a
 
 create function private.fallbacks(org_id uuid, at_least integer default 3)
 returns table (agent_id uuid, message text)
-language sql
-stable
-set search_path = ''
+language sql stable set search_path = ''
 as $$
   select
     agents.id,
@@ -6819,9 +6490,7 @@ comment on function private.fallbacks is 'Agents for which the rules stepped in 
 
 create function private.check_model_fallback(org_id uuid, config jsonb, at timestamptz)
 returns setof private.finding
-language sql
-stable
-set search_path = ''
+language sql stable set search_path = ''
 as $$
   select
     'llm', 'warning'::public.alert_severity, string_agg(fallen.message, ' ' order by fallen.message),
@@ -6836,9 +6505,7 @@ comment on function private.check_model_fallback is 'The model, when it decides 
 
 create function private.check_pull_stale(org_id uuid, config jsonb, at timestamptz)
 returns setof private.finding
-language plpgsql
-stable
-set search_path = ''
+language plpgsql stable set search_path = ''
 as $$
 begin
   return query
@@ -6858,9 +6525,7 @@ comment on function private.check_pull_stale is 'Pull sources that had no succes
 
 create function private.check_pull_failed(org_id uuid, config jsonb, at timestamptz)
 returns setof private.finding
-language plpgsql
-stable
-set search_path = ''
+language plpgsql stable set search_path = ''
 as $$
 begin
   return query
@@ -6884,9 +6549,7 @@ comment on function private.check_pull_failed is 'Pull sources of which items co
 
 create function private.check_pull_gaps(org_id uuid, config jsonb, at timestamptz)
 returns setof private.finding
-language plpgsql
-stable
-set search_path = ''
+language plpgsql stable set search_path = ''
 as $$
 begin
   return query
@@ -6918,9 +6581,7 @@ comment on function private.check_pull_gaps is 'Sites whose push should have bro
 
 create function private.check_site_silent(org_id uuid, config jsonb, at timestamptz)
 returns setof private.finding
-language sql
-stable
-set search_path = ''
+language sql stable set search_path = ''
 as $$
   select
     sites.slug, 'warning'::public.alert_severity,
@@ -6945,9 +6606,7 @@ comment on function private.check_site_silent is 'Sites that have sent nothing f
 
 create function private.check_signatures_refused(org_id uuid, config jsonb, at timestamptz)
 returns setof private.finding
-language sql
-stable
-set search_path = ''
+language sql stable set search_path = ''
 as $$
   select
     sites.slug, 'warning'::public.alert_severity,
@@ -7006,9 +6665,7 @@ comment on function private.check_signatures_refused is
 
 create function private.check_duplicates_spike(org_id uuid, config jsonb, at timestamptz)
 returns setof private.finding
-language sql
-stable
-set search_path = ''
+language sql stable set search_path = ''
 as $$
   select
     sites.slug, 'warning'::public.alert_severity,
@@ -7047,9 +6704,7 @@ comment on function private.check_duplicates_spike is
 
 create function private.check_kind_unknown(org_id uuid, config jsonb, at timestamptz)
 returns setof private.finding
-language sql
-stable
-set search_path = ''
+language sql stable set search_path = ''
 as $$
   select
     sites.slug, 'warning'::public.alert_severity,
@@ -7083,8 +6738,7 @@ comment on function private.check_kind_unknown is 'Sites that sent kinds of even
 
 create function private.add_data_monitor(org_slug text)
 returns uuid
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 declare
   agent public.agents;
@@ -7118,9 +6772,7 @@ comment on function private.add_data_monitor is 'Give an organization its data m
 
 create function private.last_monitored(org_id uuid default null)
 returns timestamptz
-language sql
-stable
-set search_path = ''
+language sql stable set search_path = ''
 as $$
   select max(greatest(latest.created_at, willing.updated_at, agents.updated_at, pg_postmaster_start_time()))
   from private.willing_subscriptions as willing
@@ -7141,8 +6793,7 @@ comment on function private.last_monitored is 'When a data monitor last looked, 
 
 create function public.acknowledge_alert(alert_id uuid)
 returns jsonb
-language sql
-set search_path = ''
+language sql set search_path = ''
 as $$
   select private.decide_alert_for_caller(alert_id, false);
 $$;
@@ -7151,8 +6802,7 @@ grant execute on function public.acknowledge_alert to authenticated, service_rol
 
 create function public.close_alert(alert_id uuid)
 returns jsonb
-language sql
-set search_path = ''
+language sql set search_path = ''
 as $$
   select private.decide_alert_for_caller(alert_id, true);
 $$;
@@ -7162,9 +6812,7 @@ grant execute on function public.close_alert to authenticated, service_role;
 -- security definer: who may is asked here, by the caller's own permission.
 create function private.decide_alert_for_caller(alert_id uuid, is_over boolean)
 returns jsonb
-language plpgsql
-security definer
-set search_path = ''
+language plpgsql security definer set search_path = ''
 as $$
 declare
   alert public.alerts;
@@ -7189,9 +6837,7 @@ grant execute on function private.decide_alert_for_caller to authenticated, serv
 -- The steps that led to an event, from where it began.
 
 create function private.steps_to_event(event_id uuid, out steps private.step[], out origin jsonb)
-language plpgsql
-stable
-set search_path = ''
+language plpgsql stable set search_path = ''
 as $$
 declare
   event public.events;
@@ -7246,9 +6892,7 @@ grant execute on function private.steps_to_event to authenticated, service_role;
 -- The steps between a row and the event that led to it.
 
 create function private.steps_to_subject(id uuid, out subject text, out steps private.step[], out event_id uuid)
-language plpgsql
-stable
-set search_path = ''
+language plpgsql stable set search_path = ''
 as $$
 declare
   alert public.alerts;
@@ -7292,9 +6936,7 @@ comment on function private.steps_to_subject is 'What a row is, and what stands 
 grant execute on function private.steps_to_subject to authenticated, service_role;
 
 create function private.steps_to_lead(lead public.leads, out steps private.step[], out event_id uuid)
-language plpgsql
-stable
-set search_path = ''
+language plpgsql stable set search_path = ''
 as $$
 declare
   action public.agent_actions;
@@ -7323,9 +6965,7 @@ grant execute on function private.steps_to_lead to authenticated, service_role;
 
 create function private.steps_to_action(action public.agent_actions)
 returns private.step[]
-language plpgsql
-stable
-set search_path = ''
+language plpgsql stable set search_path = ''
 as $$
 declare
   delivery public.deliveries;
@@ -7338,9 +6978,7 @@ comment on function private.steps_to_action is 'An agent''s decision, after the 
 grant execute on function private.steps_to_action to authenticated, service_role;
 
 create function private.steps_to_alert(alert public.alerts, out steps private.step[], out event_id uuid)
-language plpgsql
-stable
-set search_path = ''
+language plpgsql stable set search_path = ''
 as $$
 declare
   delivery public.deliveries;
@@ -7370,9 +7008,7 @@ grant execute on function private.steps_to_alert to authenticated, service_role;
 
 create function private.delivery_steps(delivery public.deliveries)
 returns private.step[]
-language plpgsql
-stable
-set search_path = ''
+language plpgsql stable set search_path = ''
 as $$
 declare
   is_rehearsal constant boolean := delivery.mode = 'rehearsal';
@@ -7415,9 +7051,7 @@ grant execute on function private.delivery_steps to authenticated, service_role;
 
 create function private.action_step(action public.agent_actions)
 returns private.step
-language sql
-stable
-set search_path = ''
+language sql stable set search_path = ''
 as $$
   select row(
     'action', action.id, action.created_at,
@@ -7437,9 +7071,7 @@ grant execute on function private.action_step to authenticated, service_role;
 
 create function private.event_in_words(event public.events)
 returns text
-language sql
-stable
-set search_path = ''
+language sql stable set search_path = ''
 as $$
   select case event.type
     when 'form.submitted' then format('%s sent a form on %s.', who.name, coalesce(place.name, 'a site'))
@@ -7459,9 +7091,7 @@ grant execute on function private.event_in_words to authenticated, service_role;
 
 create function private.origin_in_words(event public.events)
 returns jsonb
-language sql
-stable
-set search_path = ''
+language sql stable set search_path = ''
 as $$
   select case
     when private.is_from_outside(event.source) then jsonb_build_object(
@@ -7479,9 +7109,7 @@ grant execute on function private.origin_in_words to authenticated, service_role
 
 create function private.own_watch()
 returns jsonb
-language sql
-immutable
-set search_path = ''
+language sql immutable set search_path = ''
 as $$
   select jsonb_build_object('kind', 'clock', 'says', 'The hub''s own watch found it.');
 $$;
@@ -7512,8 +7140,7 @@ comment on table public.invariants is 'What must always be so: SQL that answers 
 comment on column public.invariants.sql is 'A query of the columns org_id, null for all organizations, and found. Run as hub_reader, read-only.';
 comment on column public.invariants.pauses is 'The name of the agent that is paused where this is violated.';
 
-alter table public.invariants enable row level security;
-alter table public.invariants force row level security;
+alter table public.invariants enable row level security, force row level security;
 grant select on public.invariants to authenticated, service_role;
 create policy "who reads alerts reads what is watched" on public.invariants for select to authenticated
   using (exists (select from private.my_orgs('alerts.read')));
@@ -7522,9 +7149,7 @@ create policy "who reads alerts reads what is watched" on public.invariants for 
 -- security definer: a migration of another role may schedule no job of ours.
 create function private.schedule_invariants()
 returns trigger
-language plpgsql
-security definer
-set search_path = ''
+language plpgsql security definer set search_path = ''
 as $$
 begin
   perform cron.schedule('run_invariants', '30 seconds', concat_ws('; ',
@@ -7568,9 +7193,7 @@ comment on table private.alert_notices is 'When a topic''s alerts were last told
 -- security definer: whoever may open or close an alert need not be able to write events.
 create function private.follow_alert()
 returns trigger
-language plpgsql
-security definer
-set search_path = ''
+language plpgsql security definer set search_path = ''
 as $$
 begin
   if tg_op = 'INSERT' then
@@ -7591,8 +7214,7 @@ create trigger alerts_closed after update of closed_at on public.alerts
 
 create function private.notify_alert(alert_id uuid)
 returns boolean
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 declare
   alert public.alerts;
@@ -7615,8 +7237,7 @@ comment on function private.notify_alert is 'Tell of an open alert, unless its t
 
 create function private.tell_alert(alert public.alerts, type text)
 returns void
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 begin
   perform private.write_event(
@@ -7631,8 +7252,7 @@ comment on function private.tell_alert is 'Write the event by which subscribers 
 
 create function private.notify_held_back()
 returns integer
-language sql
-set search_path = ''
+language sql set search_path = ''
 as $$
   select count(*) filter (where private.notify_alert(latest.id))
   from (
@@ -7651,8 +7271,7 @@ create function private.open_alert(
   org_id uuid, kind text, subject text, severity public.alert_severity, message text,
   details jsonb default '{}', topic text default null, event_id uuid default null, site_id uuid default null)
 returns boolean
-language sql
-set search_path = ''
+language sql set search_path = ''
 as $$
   insert into public.alerts as known (org_id, kind, subject, severity, message, details, topic, event_id, site_id)
   values (
@@ -7668,8 +7287,7 @@ comment on function private.open_alert is 'Open an alert, or see an open one aga
 
 create function private.close_alert(org_id uuid, kind text, subject text)
 returns boolean
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 begin
   update public.alerts set closed_at = now()
@@ -7688,9 +7306,7 @@ comment on function private.close_alert is 'Close an alert whose reason is gone;
 -- security definer: hub_service may touch no table itself.
 create function hub.readiness()
 returns jsonb
-language plpgsql
-security definer
-set search_path = ''
+language plpgsql security definer set search_path = ''
 as $$
 declare
   waited interval;
@@ -7741,8 +7357,7 @@ grant execute on function hub.readiness to hub_service;
 
 create function private.run_invariant(name text)
 returns integer
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 declare
   began timestamptz := clock_timestamp();
@@ -7812,8 +7427,7 @@ comment on function private.run_invariant is 'Ask one invariant; open or close i
 
 create function private.violations_of(invariant public.invariants)
 returns jsonb
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 declare
   found jsonb;
@@ -7846,9 +7460,7 @@ comment on function private.violations_of is 'What an invariant''s query answers
 -- security definer: hub_service may touch no table itself.
 create function hub.run_monitor(event_id uuid, config jsonb)
 returns jsonb
-language plpgsql
-security definer
-set search_path = ''
+language plpgsql security definer set search_path = ''
 as $$
 declare
   due public.events;
@@ -7869,8 +7481,7 @@ grant execute on function hub.run_monitor to hub_service;
 
 create function private.run_checks(org_id uuid, config jsonb, event_id uuid, at timestamptz default now())
 returns jsonb
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 declare
   kinds constant text[] :=
@@ -7919,8 +7530,7 @@ comment on function private.run_checks is 'Make every check for an organization;
 
 create function private.close_mended_deliveries(org_id uuid)
 returns void
-language sql
-set search_path = ''
+language sql set search_path = ''
 as $$
   update public.alerts set closed_at = now()
   where alerts.org_id = close_mended_deliveries.org_id and alerts.kind = 'delivery_dead' and alerts.closed_at is null
@@ -7931,8 +7541,7 @@ comment on function private.close_mended_deliveries is 'Close the alerts of deli
 
 create function private.tick_monitors(at timestamptz default now())
 returns integer
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 declare
   quarter timestamptz := date_bin('15 minutes', at, timestamptz '2000-01-01');
@@ -7956,8 +7565,7 @@ comment on function private.tick_monitors is 'Say to each organization''s monito
 
 create function private.watch()
 returns void
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 begin
   update public.alerts set closed_at = now()
@@ -7979,9 +7587,7 @@ comment on function private.watch is 'Between two looks of the monitor: end the 
 
 create function private.site_components(org_id uuid)
 returns setof private.component
-language sql
-stable
-set search_path = ''
+language sql stable set search_path = ''
 as $$
   select
     'site', sites.slug,
@@ -8024,9 +7630,7 @@ comment on function private.site_components is 'The sites of an organization and
 
 create function private.pull_components(org_id uuid)
 returns setof private.component
-language sql
-stable
-set search_path = ''
+language sql stable set search_path = ''
 as $$
   select
     'pull', sources.name,
@@ -8069,8 +7673,7 @@ comment on table private.site_hours is 'What each site sent in each hour since i
 
 create function private.roll_up_site_hours(until timestamptz default now())
 returns integer
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 declare
   site public.sites;
@@ -8118,9 +7721,7 @@ comment on function private.roll_up_site_hours is 'Count the hours that have end
 
 create function private.site_silence(site public.sites, at timestamptz default now())
 returns table (last_arrival timestamptz, open_for interval, expected numeric, is_silent boolean)
-language plpgsql
-stable
-set search_path = ''
+language plpgsql stable set search_path = ''
 as $$
 begin
   last_arrival := private.last_arrival(site, at);
@@ -8157,9 +7758,7 @@ comment on function private.site_silence is 'For how many open hours a site has 
 
 create function private.site_rates(site public.sites, at timestamptz)
 returns table (week_hour bigint, arrivals numeric)
-language sql
-stable
-set search_path = ''
+language sql stable set search_path = ''
 as $$
   with history as (
     select

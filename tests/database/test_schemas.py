@@ -95,7 +95,7 @@ def test_every_security_definer_has_its_sentence(files: list[Path]) -> None:
         statement[:120]
         for file in files
         for statement in statements(file.read_text())
-        if re.search(r"^security definer$", statement, re.MULTILINE)
+        if re.search(r"^language \w+.* security definer\b", statement, re.MULTILINE)
         and "-- security definer:" not in statement
     ]
 
@@ -164,8 +164,8 @@ def test_a_function_that_answers_something_else_is_made_anew_with_its_rights(pro
     change(
         project,
         "sites/refusals.sql",
-        "returns jsonb\nlanguage sql\nsecurity definer\nset search_path = ''\nas $$\n  -- In order",
-        "returns json\nlanguage sql\nsecurity definer\nset search_path = ''\nas $$\n  -- In order",
+        "returns jsonb\nlanguage sql security definer set search_path = ''\nas $$\n  -- In order",
+        "returns json\nlanguage sql security definer set search_path = ''\nas $$\n  -- In order",
     )
     change(project, "sites/refusals.sql", "select 'true'::jsonb;", "select 'true'::json;")
 

@@ -15,8 +15,7 @@ comment on table public.agent_deployments is 'Who published or rolled back which
 create index agent_deployments_agent_idx on public.agent_deployments (org_id, agent_id, id desc);
 create index agent_deployments_version_idx on public.agent_deployments (org_id, version_id);
 
-alter table public.agent_deployments enable row level security;
-alter table public.agent_deployments force row level security;
+alter table public.agent_deployments enable row level security, force row level security;
 grant select on public.agent_deployments to authenticated, service_role;
 create policy "members read agent deployments" on public.agent_deployments for select to authenticated
   using (org_id in (select private.my_orgs('agents.read')));

@@ -22,8 +22,7 @@ create index agent_memory_agent_idx on public.agent_memory (org_id, agent_id);
 create trigger agent_memory_touch before update on public.agent_memory
   for each row execute function private.touch_updated_at();
 
-alter table public.agent_memory enable row level security;
-alter table public.agent_memory force row level security;
+alter table public.agent_memory enable row level security, force row level security;
 grant select on public.agent_memory to authenticated, service_role;
 create policy "members read what agents remember" on public.agent_memory for select to authenticated
   using (org_id in (select private.my_orgs('actions.read')));

@@ -23,8 +23,7 @@ create index agent_versions_agent_idx on public.agent_versions (org_id, agent_id
 
 create function private.guard_agent_version()
 returns trigger
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 begin
   if old.status <> 'draft' and (new.config, new.version, new.agent_id) is distinct from (old.config, old.version, old.agent_id) then
@@ -39,8 +38,7 @@ create trigger agent_versions_immutable before update on public.agent_versions
 create trigger agent_versions_audit after insert or update or delete on public.agent_versions
   for each row execute function private.audit_change('all');
 
-alter table public.agent_versions enable row level security;
-alter table public.agent_versions force row level security;
+alter table public.agent_versions enable row level security, force row level security;
 grant select on public.agent_versions to authenticated, service_role;
 create policy "members read agent versions" on public.agent_versions for select to authenticated
   using (org_id in (select private.my_orgs('agents.read')));

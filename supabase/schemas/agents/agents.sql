@@ -28,8 +28,7 @@ create trigger agents_touch before update on public.agents
 create trigger agents_audit after insert or update or delete on public.agents
   for each row execute function private.audit_change('all');
 
-alter table public.agents enable row level security;
-alter table public.agents force row level security;
+alter table public.agents enable row level security, force row level security;
 grant select on public.agents to authenticated, service_role;
 grant update (status, autonomy) on public.agents to authenticated;
 create policy "members read agents" on public.agents for select to authenticated

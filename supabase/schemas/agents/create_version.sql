@@ -2,8 +2,7 @@
 
 create function public.create_version(agent text, config jsonb, org_id uuid default null)
 returns integer
-language sql
-set search_path = ''
+language sql set search_path = ''
 as $$
   select private.create_version_for_caller(agent, config, org_id);
 $$;
@@ -13,9 +12,7 @@ grant execute on function public.create_version to authenticated;
 -- security definer: versions are written by nobody but these functions, which ask for the permission themselves.
 create function private.create_version_for_caller(agent text, config jsonb, org_id uuid)
 returns integer
-language plpgsql
-security definer
-set search_path = ''
+language plpgsql security definer set search_path = ''
 as $$
 declare
   made integer;
@@ -40,10 +37,7 @@ grant execute on function private.create_version_for_caller to authenticated;
 -- security definer: a name may be that of several organizations' agents; only those are looked at where the caller may.
 create function private.agent_named(agent text, org_id uuid, permission text)
 returns public.agents
-language plpgsql
-stable
-security definer
-set search_path = ''
+language plpgsql stable security definer set search_path = ''
 as $$
 declare
   meant public.agents[];

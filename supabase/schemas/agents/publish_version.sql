@@ -2,8 +2,7 @@
 
 create function public.publish_version(agent text, version integer, org_id uuid default null)
 returns uuid
-language sql
-set search_path = ''
+language sql set search_path = ''
 as $$
   select private.publish_version_for_caller(agent, version, org_id);
 $$;
@@ -13,9 +12,7 @@ grant execute on function public.publish_version to authenticated;
 -- security definer: nobody writes versions but these functions, which ask for the permission.
 create function private.publish_version_for_caller(agent text, version integer, org_id uuid)
 returns uuid
-language plpgsql
-security definer
-set search_path = ''
+language plpgsql security definer set search_path = ''
 as $$
 begin
   return private.publish_version(
@@ -27,8 +24,7 @@ grant execute on function private.publish_version_for_caller to authenticated;
 
 create function private.publish_version(agent_id uuid, version integer)
 returns uuid
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 declare
   chosen public.agent_versions;

@@ -22,16 +22,14 @@ comment on table public.contact_facts is 'What is known of a contact, which even
 comment on column public.contact_facts.event_id is 'The event that said it. No foreign key: partitions of events are archived one by one.';
 comment on column public.contact_facts.said_by is 'The person who corrected it: events do not overwrite it any more.';
 
-alter table public.contact_facts enable row level security;
-alter table public.contact_facts force row level security;
+alter table public.contact_facts enable row level security, force row level security;
 grant select on public.contact_facts to authenticated, service_role;
 create policy "who reads a contact reads its facts" on public.contact_facts for select to authenticated
   using (org_id in (select private.my_orgs('contacts.read')) or contact_id in (select private.my_assigned_contacts()));
 
 create function private.learn_facts(org_id uuid, contact_id uuid, facts jsonb, event_id uuid, said_at timestamptz)
 returns void
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 begin
   insert into public.contact_facts as known (org_id, contact_id, key, value, event_id, said_at)
@@ -61,9 +59,7 @@ comment on function private.learn_facts is 'Keep what an event said of a contact
 -- security definer: whoever may change a contact need not be able to write facts.
 create function private.learn_correction()
 returns trigger
-language plpgsql
-security definer
-set search_path = ''
+language plpgsql security definer set search_path = ''
 as $$
 begin
   insert into public.contact_facts (org_id, contact_id, key, value, said_by, said_at)

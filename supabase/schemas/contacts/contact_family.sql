@@ -2,9 +2,7 @@
 
 create function private.visible_contact(contact_id uuid)
 returns uuid
-language plpgsql
-stable
-set search_path = ''
+language plpgsql stable set search_path = ''
 as $$
 begin
   return (select coalesce(contacts.merged_into, contacts.id) from public.contacts where contacts.id = visible_contact.contact_id);
@@ -16,9 +14,7 @@ grant execute on function private.visible_contact to authenticated, service_role
 -- merged_into is always the contact that is seen, however long the chain of merges: contact_merges keeps the chain.
 create function private.contact_family(contact_id uuid)
 returns uuid[]
-language plpgsql
-stable
-set search_path = ''
+language plpgsql stable set search_path = ''
 as $$
 declare
   root uuid := private.visible_contact(contact_id);

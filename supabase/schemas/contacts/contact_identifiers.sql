@@ -34,8 +34,7 @@ create unique index contact_identifiers_strong_unique on public.contact_identifi
 create index contact_identifiers_contact_idx on public.contact_identifiers (org_id, contact_id);
 create unique index contact_identifiers_once on public.contact_identifiers (org_id, kind, match_key, home_id);
 
-alter table public.contact_identifiers enable row level security;
-alter table public.contact_identifiers force row level security;
+alter table public.contact_identifiers enable row level security, force row level security;
 grant select on public.contact_identifiers to authenticated, service_role;
 create policy "who reads a contact reads its identifiers" on public.contact_identifiers for select to authenticated
   using (org_id in (select private.my_orgs('contacts.read')) or contact_id in (select private.my_assigned_contacts()));

@@ -33,8 +33,7 @@ create index contact_merges_candidate_idx on public.contact_merges (candidate_id
 create trigger contact_merges_audit after insert or update or delete on public.contact_merges
   for each row execute function private.audit_change('all');
 
-alter table public.contact_merges enable row level security;
-alter table public.contact_merges force row level security;
+alter table public.contact_merges enable row level security, force row level security;
 grant select on public.contact_merges to authenticated, service_role;
 create policy "members read merges" on public.contact_merges for select to authenticated
   using (org_id in (select private.my_orgs('contacts.read')));

@@ -6,9 +6,7 @@
 
 create function public.contact_timeline(contact_id uuid, before_cursor uuid default null, page_size integer default 50)
 returns table (id uuid, source text, type text, at timestamptz, home_id uuid, site_id uuid, data jsonb)
-language plpgsql
-stable
-set search_path = ''
+language plpgsql stable set search_path = ''
 -- A few contacts have most events, and the planner cannot know which: it would sort all of theirs for one page.
 set enable_sort = off
 -- A plan in which the last sort cannot be avoided looks dear enough to compile; it is not.

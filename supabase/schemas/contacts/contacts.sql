@@ -22,8 +22,7 @@ create trigger contacts_touch before update on public.contacts
 create trigger contacts_audit after update or delete on public.contacts
   for each row execute function private.audit_change('people');
 
-alter table public.contacts enable row level security;
-alter table public.contacts force row level security;
+alter table public.contacts enable row level security, force row level security;
 grant select on public.contacts to authenticated, service_role;
 grant update (name, language, time_zone) on public.contacts to authenticated;
 create policy "members read contacts, closers those of their leads" on public.contacts for select to authenticated

@@ -3,8 +3,7 @@
 create function public.decide_merge(
   candidate uuid, decision public.merge_decision, winner uuid default null, reason text default null)
 returns jsonb
-language sql
-set search_path = ''
+language sql set search_path = ''
 as $$
   select private.decide_merge_for_caller(candidate, decision, winner, reason);
 $$;
@@ -14,9 +13,7 @@ grant execute on function public.decide_merge to authenticated, service_role;
 -- security definer: who may is asked here, by the caller's own permission.
 create function private.decide_merge_for_caller(candidate uuid, decision public.merge_decision, winner uuid, reason text)
 returns jsonb
-language plpgsql
-security definer
-set search_path = ''
+language plpgsql security definer set search_path = ''
 as $$
 declare
   pair public.merge_candidates;

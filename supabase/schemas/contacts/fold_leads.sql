@@ -3,8 +3,7 @@
 -- Of several open leads of one person at one site, the furthest along stands for the others.
 create function private.fold_leads(org_id uuid, contacts uuid[])
 returns jsonb
-language sql
-set search_path = ''
+language sql set search_path = ''
 as $$
   with ranked as (
     select leads.id, first_value(leads.id) over best as stands
@@ -25,8 +24,7 @@ comment on function private.fold_leads is 'Let one open lead per site stand for 
 -- A lead whose stand-in went to somebody else stands for itself again, beside what its contact has by now.
 create function private.unfold_leads(org_id uuid, contacts uuid[])
 returns void
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 declare
   freed public.leads;
@@ -59,8 +57,7 @@ comment on function private.unfold_leads is 'Undo the folding of leads whose sta
 -- While two were one, a form of the one may have found the other's lead open. Each who asked keeps a lead.
 create function private.reopen_leads(org_id uuid, contacts uuid[], since timestamptz)
 returns void
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 begin
   perform private.open_lead(asked.org_id, asked.contact_id, asked.site_id, asked.source)

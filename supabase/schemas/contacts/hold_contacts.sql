@@ -4,8 +4,7 @@
 
 create function private.hold_contacts(contacts uuid[])
 returns void
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 declare
   give_up timestamptz := clock_timestamp() + interval '5 seconds';
@@ -28,8 +27,7 @@ comment on function private.hold_contacts is 'Lock some people whole until the e
 
 create function private.take_contacts(contacts uuid[])
 returns void
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 declare
   org uuid := (select contacts.org_id from public.contacts where contacts.id = any (take_contacts.contacts) limit 1);

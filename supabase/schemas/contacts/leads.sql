@@ -48,8 +48,7 @@ create trigger leads_touch before update on public.leads
 create trigger leads_audit after update or delete on public.leads
   for each row execute function private.audit_change('people');
 
-alter table public.leads enable row level security;
-alter table public.leads force row level security;
+alter table public.leads enable row level security, force row level security;
 grant select on public.leads to authenticated, service_role;
 grant update (stage, assigned_to, next_step) on public.leads to authenticated;
 create policy "members read leads, closers their own" on public.leads for select to authenticated

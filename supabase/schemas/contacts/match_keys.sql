@@ -7,9 +7,7 @@ create type public.identifier_kind as enum ('email', 'phone');
 
 create function private.match_key(kind public.identifier_kind, value text)
 returns text
-language plpgsql
-immutable
-set search_path = ''
+language plpgsql immutable set search_path = ''
 as $$
 begin
   return case when kind = 'email' then private.email_key(value) else value end;
@@ -21,9 +19,7 @@ comment on function private.match_key is 'By what an identifier matches.';
 -- two people in one contact are a leak.
 create function private.email_key(address text)
 returns text
-language plpgsql
-immutable
-set search_path = ''
+language plpgsql immutable set search_path = ''
 as $$
 declare
   given text := lower(address);
@@ -47,9 +43,7 @@ comment on function private.email_key is 'By what an address matches: its case, 
 
 create function private.email_suggestion(address text)
 returns text
-language plpgsql
-immutable
-set search_path = ''
+language plpgsql immutable set search_path = ''
 as $$
 declare
   domain text := lower(split_part(address, '@', -1));

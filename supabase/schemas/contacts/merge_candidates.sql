@@ -27,8 +27,7 @@ create index merge_candidates_open_idx on public.merge_candidates (org_id, id de
 create trigger merge_candidates_audit after update or delete on public.merge_candidates
   for each row execute function private.audit_change('people');
 
-alter table public.merge_candidates enable row level security;
-alter table public.merge_candidates force row level security;
+alter table public.merge_candidates enable row level security, force row level security;
 grant select on public.merge_candidates to authenticated, service_role;
 create policy "members read merge candidates" on public.merge_candidates for select to authenticated
   using (org_id in (select private.my_orgs('contacts.read')));

@@ -2,8 +2,7 @@
 
 create function public.merge_contacts(winner uuid, loser uuid, reason text)
 returns jsonb
-language sql
-set search_path = ''
+language sql set search_path = ''
 as $$
   select private.merge_contacts_for_caller(winner, loser, reason);
 $$;
@@ -13,9 +12,7 @@ grant execute on function public.merge_contacts to authenticated, service_role;
 -- security definer: who may is asked here, by the caller's own permission.
 create function private.merge_contacts_for_caller(winner uuid, loser uuid, reason text)
 returns jsonb
-language plpgsql
-security definer
-set search_path = ''
+language plpgsql security definer set search_path = ''
 as $$
 begin
   perform private.permit((select contacts.org_id from public.contacts where contacts.id = winner), 'contacts.merge');
@@ -28,8 +25,7 @@ grant execute on function private.merge_contacts_for_caller to authenticated, se
 
 create function private.merge_contacts(winner_id uuid, loser_id uuid, reason text, candidate_id uuid default null)
 returns uuid
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 declare
   winner public.contacts;
@@ -71,9 +67,7 @@ comment on function private.merge_contacts is 'Make one contact of two, so that 
 
 create function private.are_kept_apart(one uuid, other uuid, except_candidate uuid default null)
 returns boolean
-language plpgsql
-stable
-set search_path = ''
+language plpgsql stable set search_path = ''
 as $$
 declare
   family uuid[] := private.contact_family(one);
@@ -93,8 +87,7 @@ grant execute on function private.are_kept_apart to authenticated, service_role;
 
 create function private.move_rows(org_id uuid, from_contact uuid, to_contact uuid, homes uuid[] default null)
 returns jsonb
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 declare
   reference record;

@@ -3,10 +3,7 @@
 -- security definer: a closer reads a contact because of a lead, and the leads because of the assignment.
 create function private.my_assigned_contacts()
 returns setof uuid
-language plpgsql
-stable
-security definer
-set search_path = ''
+language plpgsql stable security definer set search_path = ''
 as $$
 begin
   return query

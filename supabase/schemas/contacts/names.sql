@@ -3,9 +3,7 @@
 -- "Jo Smith" agrees with "Smith, Jo" and with "Jo"; no name agrees with no name only.
 create function private.names_agree(one text, other text)
 returns boolean
-language plpgsql
-immutable
-set search_path = ''
+language plpgsql immutable set search_path = ''
 as $$
 declare
   words text[] := private.name_words(one);
@@ -22,9 +20,7 @@ grant execute on function private.names_agree to authenticated, service_role;
 
 create function private.says_less(name text, known text)
 returns boolean
-language plpgsql
-immutable
-set search_path = ''
+language plpgsql immutable set search_path = ''
 as $$
 declare
   words text[] := private.name_words(name);
@@ -37,9 +33,7 @@ comment on function private.says_less is 'Whether a name is only a part of the o
 
 create function private.name_words(name text)
 returns text[]
-language plpgsql
-immutable
-set search_path = ''
+language plpgsql immutable set search_path = ''
 as $$
 begin
   return array_remove(regexp_split_to_array(lower(coalesce(name, '')), '[^[:alnum:]]+'), '');

@@ -2,8 +2,7 @@
 
 create function private.open_lead(org uuid, contact uuid, site uuid, source text)
 returns uuid
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 declare
   person constant uuid := private.visible_contact(contact);

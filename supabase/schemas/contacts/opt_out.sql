@@ -4,8 +4,7 @@ create function public.opt_out(
   org_id uuid, reason text, contact_id uuid default null, kind public.identifier_kind default null, value text default null,
   channel text default null, event_id uuid default null)
 returns jsonb
-language sql
-set search_path = ''
+language sql set search_path = ''
 as $$
   select private.opt_out_for_caller(org_id, reason, contact_id, kind, value, channel, event_id);
 $$;
@@ -17,9 +16,7 @@ grant execute on function public.opt_out to authenticated, service_role;
 create function private.opt_out_for_caller(
   org_id uuid, reason text, contact_id uuid, kind public.identifier_kind, value text, channel text, event_id uuid)
 returns jsonb
-language plpgsql
-security definer
-set search_path = ''
+language plpgsql security definer set search_path = ''
 as $$
 begin
   if opt_out_for_caller.contact_id is null or opt_out_for_caller.contact_id not in (select private.my_assigned_contacts()) then
@@ -39,8 +36,7 @@ grant execute on function private.opt_out_for_caller to authenticated, service_r
 create function private.opt_out(
   org_id uuid, reason text, contact_id uuid, kind public.identifier_kind, value text, channel text, event_id uuid)
 returns integer
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 declare
   written integer;
@@ -86,9 +82,7 @@ comment on function private.opt_out is 'Write an opt-out down, once.';
 -- Whose word it is: the contact whose own identifier it came by, else every contact of the person.
 create function private.speakers(contact_id uuid, kind public.identifier_kind, value text)
 returns uuid[]
-language plpgsql
-stable
-set search_path = ''
+language plpgsql stable set search_path = ''
 as $$
 declare
   family uuid[] := private.contact_family(speakers.contact_id);

@@ -6,8 +6,7 @@
 
 create function private.resolve_contact(org_id uuid, name text, email text, phone text, event_id uuid default null)
 returns uuid
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 declare
   email_key text := private.email_key(email);
@@ -63,8 +62,7 @@ comment on function private.resolve_contact is 'The contact of a person who gave
 
 create function private.lock_identifiers(org_id uuid, match_keys text[])
 returns void
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 begin
   -- Whoever else brings the same address or number waits here, and so does a merge.
@@ -83,9 +81,7 @@ comment on function private.lock_identifiers is 'Until the end of the transactio
 -- A number decides only for one person. Where several agree by name, it is whoever is known by the number alone.
 create function private.holder_of_phone(org_id uuid, phone text, name text, has_email boolean)
 returns uuid
-language plpgsql
-stable
-set search_path = ''
+language plpgsql stable set search_path = ''
 as $$
 declare
   homes uuid[];
@@ -130,8 +126,7 @@ comment on function private.holder_of_phone is 'The one contact whose phone this
 -- Once, when a contact first gives a number: who else has it may be the same person.
 create function private.doubt_holders(org_id uuid, home uuid, person uuid, phone text)
 returns void
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 begin
   insert into public.merge_candidates (org_id, contact_id, other_id, reason)

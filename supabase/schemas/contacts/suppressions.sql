@@ -31,17 +31,14 @@ comment on column public.suppressions.event_id is 'The event in which it was sai
 create trigger suppressions_audit after insert or update or delete on public.suppressions
   for each row execute function private.audit_change('people');
 
-alter table public.suppressions enable row level security;
-alter table public.suppressions force row level security;
+alter table public.suppressions enable row level security, force row level security;
 grant select on public.suppressions to authenticated, service_role;
 create policy "members read suppressions, closers those of their leads" on public.suppressions for select to authenticated
   using (org_id in (select private.my_orgs('contacts.read')) or contact_id in (select private.my_assigned_contacts()));
 
 create function private.is_suppressed(contact_id uuid, kind public.identifier_kind, value text, channel text)
 returns boolean
-language plpgsql
-stable
-set search_path = ''
+language plpgsql stable set search_path = ''
 as $$
 declare
   org uuid := (select contacts.org_id from public.contacts where contacts.id = is_suppressed.contact_id);

@@ -2,8 +2,7 @@
 
 create function public.unmerge_contacts(merge_id uuid)
 returns jsonb
-language sql
-set search_path = ''
+language sql set search_path = ''
 as $$
   select private.unmerge_contacts_for_caller(merge_id);
 $$;
@@ -13,9 +12,7 @@ grant execute on function public.unmerge_contacts to authenticated, service_role
 -- security definer: who may is asked here, by the caller's own permission.
 create function private.unmerge_contacts_for_caller(merge_id uuid)
 returns jsonb
-language plpgsql
-security definer
-set search_path = ''
+language plpgsql security definer set search_path = ''
 as $$
 begin
   perform private.permit(
@@ -29,8 +26,7 @@ grant execute on function private.unmerge_contacts_for_caller to authenticated, 
 
 create function private.unmerge_contacts(merge_id uuid)
 returns void
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 declare
   merge public.contact_merges;

@@ -52,8 +52,7 @@ create index agent_actions_delivery_idx on public.agent_actions (delivery_id);
 create trigger agent_actions_audit after update on public.agent_actions
   for each row execute function private.audit_change('people');
 
-alter table public.agent_actions enable row level security;
-alter table public.agent_actions force row level security;
+alter table public.agent_actions enable row level security, force row level security;
 grant select on public.agent_actions to authenticated, service_role;
 create policy "members read actions, closers those of their leads" on public.agent_actions for select to authenticated
   using (org_id in (select private.my_orgs('actions.read')) or contact_id in (select private.my_assigned_contacts()));

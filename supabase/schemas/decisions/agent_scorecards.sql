@@ -47,9 +47,7 @@ create trigger agent_scorecards_read_only instead of insert or update or delete 
 create function public.agent_scorecard(
   agent text, since timestamptz default now() - interval '30 days', until timestamptz default now(), org_id uuid default null)
 returns jsonb
-language plpgsql
-stable
-set search_path = ''
+language plpgsql stable set search_path = ''
 as $$
 declare
   meant constant public.agents := private.agent_named(agent_scorecard.agent, agent_scorecard.org_id, 'agents.read');

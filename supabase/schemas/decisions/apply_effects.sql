@@ -2,8 +2,7 @@
 
 create function private.apply_effects(settled private.settling[])
 returns void
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 declare
   learnt integer;

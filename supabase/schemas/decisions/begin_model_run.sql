@@ -11,9 +11,7 @@ create function hub.begin_model_run(
   day_cents numeric,
   tries integer)
 returns jsonb
-language plpgsql
-security definer
-set search_path = ''
+language plpgsql security definer set search_path = ''
 as $$
 declare
   today date := (now() at time zone 'UTC')::date;
@@ -78,9 +76,7 @@ grant execute on function hub.begin_model_run to hub_service;
 
 create function private.is_lease_held(delivery_id uuid, lease_token uuid)
 returns boolean
-language sql
-stable
-set search_path = ''
+language sql stable set search_path = ''
 as $$
   select exists (
     select from public.deliveries
@@ -93,9 +89,7 @@ comment on function private.is_lease_held is 'Whether a delivery is still handle
 -- A limit that is not a number is one that nobody can keep: nothing may be spent.
 create function private.day_limit(settings jsonb, name text, versions numeric)
 returns numeric
-language sql
-immutable
-set search_path = ''
+language sql immutable set search_path = ''
 as $$
   select least(versions, case jsonb_typeof(settings #> array['model', name])
     when 'number' then (settings #>> array['model', name])::numeric

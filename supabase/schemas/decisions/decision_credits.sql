@@ -14,8 +14,7 @@ comment on table public.credit_accounts is 'How many decisions by models an orga
 create trigger credit_accounts_touch before update on public.credit_accounts
   for each row execute function private.touch_updated_at();
 
-alter table public.credit_accounts enable row level security;
-alter table public.credit_accounts force row level security;
+alter table public.credit_accounts enable row level security, force row level security;
 grant select on public.credit_accounts to authenticated, service_role;
 create policy "members read their balance" on public.credit_accounts for select to authenticated
   using (org_id in (select private.my_orgs('actions.read')));
@@ -39,9 +38,7 @@ create index decision_credits_list_idx on public.decision_credits (org_id, id de
 -- security definer: whoever writes an action or a grant need not be able to write the account.
 create function private.count_credits()
 returns trigger
-language plpgsql
-security definer
-set search_path = ''
+language plpgsql security definer set search_path = ''
 as $$
 begin
   insert into public.credit_accounts as account (org_id, balance)
@@ -57,8 +54,7 @@ create trigger decision_credits_append_only before update or delete on public.de
 create trigger decision_credits_count after insert on public.decision_credits
   referencing new table as fresh for each statement execute function private.count_credits();
 
-alter table public.decision_credits enable row level security;
-alter table public.decision_credits force row level security;
+alter table public.decision_credits enable row level security, force row level security;
 grant select on public.decision_credits to authenticated, service_role;
 grant insert on public.decision_credits to service_role;
 create policy "members read credits" on public.decision_credits for select to authenticated
@@ -67,9 +63,7 @@ create policy "members read credits" on public.decision_credits for select to au
 -- security definer: whoever writes an action need not be able to write credits.
 create function private.take_credits()
 returns trigger
-language plpgsql
-security definer
-set search_path = ''
+language plpgsql security definer set search_path = ''
 as $$
 begin
   insert into public.decision_credits (org_id, amount, reason, action_id)
@@ -87,9 +81,7 @@ create trigger agent_actions_credits after insert on public.agent_actions
 
 create function private.may_ask_model(org_id uuid)
 returns boolean
-language sql
-stable
-set search_path = ''
+language sql stable set search_path = ''
 as $$
   select not exists (
     select from public.credit_accounts
@@ -100,8 +92,7 @@ comment on function private.may_ask_model is 'Whether an organization has a cred
 -- Whoever runs the hub grants, with the secret key: an organization that granted itself would have no limit.
 create function public.grant_credits(org_id uuid, amount integer, reason text)
 returns bigint
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 begin
   if amount is null or amount not between 1 and 1000000 then

@@ -3,9 +3,7 @@
 -- security definer: hub_service may touch no table itself.
 create function hub.end_model_run(delivery_id uuid, lease_token uuid, tokens bigint, cost_cents numeric, answer jsonb)
 returns void
-language plpgsql
-security definer
-set search_path = ''
+language plpgsql security definer set search_path = ''
 as $$
 declare
   run private.model_runs;

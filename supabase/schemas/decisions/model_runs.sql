@@ -38,8 +38,7 @@ create trigger model_runs_touch before update on private.model_runs
 
 create function private.prune_model_runs()
 returns void
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 begin
   delete from private.model_runs using public.deliveries

@@ -14,8 +14,7 @@ create table public.outcomes (
 comment on table public.outcomes is 'What later became of a decision: its lead was won or lost, a person approved or rejected it.';
 create index outcomes_list_idx on public.outcomes (org_id, id desc);
 
-alter table public.outcomes enable row level security;
-alter table public.outcomes force row level security;
+alter table public.outcomes enable row level security, force row level security;
 grant select on public.outcomes to authenticated, service_role;
 create policy "members read outcomes" on public.outcomes for select to authenticated
   using (org_id in (select private.my_orgs('actions.read')));
@@ -23,9 +22,7 @@ create policy "members read outcomes" on public.outcomes for select to authentic
 -- security definer: whoever moves a lead may write no outcome.
 create function private.attach_lead_outcome()
 returns trigger
-language plpgsql
-security definer
-set search_path = ''
+language plpgsql security definer set search_path = ''
 as $$
 begin
   insert into public.outcomes (org_id, action_id, kind, decided_by)
@@ -45,9 +42,7 @@ create trigger leads_outcome after update of stage on public.leads
 -- security definer: whoever reviews may write no outcome.
 create function private.attach_review_outcome()
 returns trigger
-language plpgsql
-security definer
-set search_path = ''
+language plpgsql security definer set search_path = ''
 as $$
 begin
   insert into public.outcomes (org_id, action_id, kind, decided_by)

@@ -2,8 +2,7 @@
 
 create function public.review_action(action_id uuid, approve boolean)
 returns text
-language sql
-set search_path = ''
+language sql set search_path = ''
 as $$
   select private.review_action_for_caller(action_id, approve);
 $$;
@@ -13,9 +12,7 @@ grant execute on function public.review_action to authenticated;
 -- security definer: a review applies effects, which no person may write themselves.
 create function private.review_action_for_caller(action_id uuid, approve boolean)
 returns text
-language plpgsql
-security definer
-set search_path = ''
+language plpgsql security definer set search_path = ''
 as $$
 declare
   action public.agent_actions;

@@ -15,8 +15,7 @@ comment on table public.event_types is 'The catalogue of what can happen.';
 comment on column public.event_types.from_sites is 'A site may say that it happened; else only the hub does.';
 comment on column public.event_types.makes_lead is 'Somebody asked for something: it opens a lead, and needs a way to answer.';
 
-alter table public.event_types enable row level security;
-alter table public.event_types force row level security;
+alter table public.event_types enable row level security, force row level security;
 grant select on public.event_types to authenticated, service_role;
 create policy "everybody signed in may read the catalogue" on public.event_types for select to authenticated
   using ((select auth.uid()) is not null);
@@ -24,9 +23,7 @@ create policy "everybody signed in may read the catalogue" on public.event_types
 -- security definer: whoever may write a type need not be able to change subscriptions.
 create function private.learn_event_type()
 returns trigger
-language plpgsql
-security definer
-set search_path = ''
+language plpgsql security definer set search_path = ''
 as $$
 declare
   taken text;
@@ -47,9 +44,7 @@ create trigger event_types_learn after insert or update on public.event_types
 
 create function private.canonical_type(type text)
 returns text
-language plpgsql
-stable
-set search_path = ''
+language plpgsql stable set search_path = ''
 as $$
 declare
   written text := lower(replace(canonical_type.type, '-', '_'));
@@ -63,9 +58,7 @@ grant execute on function private.canonical_type to authenticated, service_role;
 
 create function private.canonical_types(types text[])
 returns text[]
-language sql
-stable
-set search_path = ''
+language sql stable set search_path = ''
 as $$
   select coalesce(array_agg(coalesce(private.canonical_type(written.type), written.type) order by written.place), '{}')
   from unnest(types) with ordinality as written (type, place);

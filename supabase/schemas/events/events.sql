@@ -38,8 +38,7 @@ create index events_unrecognised_idx on public.events (org_id, id desc) where un
 
 create function private.name_event()
 returns trigger
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 declare
   name text;
@@ -65,8 +64,7 @@ create trigger events_no_truncate before truncate on public.events
 create trigger events_name before insert on public.events
   for each row execute function private.name_event();
 
-alter table public.events enable row level security;
-alter table public.events force row level security;
+alter table public.events enable row level security, force row level security;
 grant select on public.events to authenticated, service_role;
 create policy "members read events, closers those of their leads" on public.events for select to authenticated
   using (org_id in (select private.my_orgs('events.read')) or contact_id in (select private.my_assigned_contacts()));

@@ -19,8 +19,7 @@ comment on column public.receipts.body_sha256 is 'Null: pulled, and whatever bod
 create index receipts_expired_idx on public.receipts (expires_at);
 create index receipts_org_idx on public.receipts (org_id);
 
-alter table public.receipts enable row level security;
-alter table public.receipts force row level security;
+alter table public.receipts enable row level security, force row level security;
 grant select on public.receipts to authenticated, service_role;
 create policy "members read receipts" on public.receipts for select to authenticated
   using (org_id in (select private.my_orgs('events.read')));

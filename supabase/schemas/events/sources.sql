@@ -2,9 +2,7 @@
 
 create function private.is_from_outside(source text)
 returns boolean
-language sql
-immutable
-set search_path = ''
+language sql immutable set search_path = ''
 as $$
   select source ~ '^(site|pull|webhook|email|phone|sms|whatsapp|provider):';
 $$;

@@ -5,8 +5,7 @@ create function private.write_event(
   subject_type text default null, subject_id uuid default null, cause_id uuid default null, trace_id text default null,
   occurred_at timestamptz default null, id uuid default private.uuid_v7())
 returns uuid
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 begin
   insert into public.events (id, org_id, site_id, type, contact_id, subject_type, subject_id, source, data, trace_id, cause_id, occurred_at)

@@ -3,8 +3,7 @@
 -- Errors that a caller may see: SQLSTATE PTxyz is the HTTP status, detail the code.
 create function private.fail(status integer, code text, message text)
 returns void
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 begin
   raise exception '%', message using errcode = 'PT' || status, detail = code;

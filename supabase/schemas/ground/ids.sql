@@ -5,9 +5,7 @@
 -- anew in every statement.
 create function private.uuid_v7(at timestamptz default clock_timestamp())
 returns uuid
-language plpgsql
-volatile
-set search_path = ''
+language plpgsql volatile set search_path = ''
 as $$
 declare
   us bigint := extract(epoch from at) * 1000000;
@@ -22,9 +20,7 @@ grant execute on function private.uuid_v7 to authenticated, service_role;
 
 create function private.uuid_v7_floor(at timestamptz)
 returns uuid
-language sql
-immutable
-set search_path = ''
+language sql immutable set search_path = ''
 as $$
   select encode(
     int8send((floor(extract(epoch from at) * 1000)::bigint << 16) | 28672) || '\x8000000000000000'::bytea,
@@ -35,9 +31,7 @@ grant execute on function private.uuid_v7_floor to authenticated, service_role;
 
 create function private.uuid_v7_time(id uuid)
 returns timestamptz
-language sql
-immutable
-set search_path = ''
+language sql immutable set search_path = ''
 as $$
   select to_timestamp(('x' || left(replace(id::text, '-', ''), 12))::bit(48)::bigint / 1000.0);
 $$;

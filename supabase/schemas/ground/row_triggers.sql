@@ -2,8 +2,7 @@
 
 create function private.touch_updated_at()
 returns trigger
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 begin
   new.updated_at := now();
@@ -14,8 +13,7 @@ comment on function private.touch_updated_at is 'Trigger: keep updated_at true.'
 
 create function private.refuse_change()
 returns trigger
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 begin
   raise exception '% is append-only: % is refused', tg_table_name, lower(tg_op)

@@ -3,9 +3,7 @@
 -- security definer: hub_service may touch no table itself.
 create function hub.claim_pull(lease_seconds integer default 50)
 returns jsonb
-language plpgsql
-security definer
-set search_path = ''
+language plpgsql security definer set search_path = ''
 as $$
 declare
   source public.pull_sources;
@@ -63,9 +61,7 @@ create function hub.release_pull(
   error text default null,
   retry_after_seconds numeric default null)
 returns jsonb
-language plpgsql
-security definer
-set search_path = ''
+language plpgsql security definer set search_path = ''
 as $$
 begin
   update public.pull_sources
@@ -90,9 +86,7 @@ grant execute on function hub.release_pull to hub_service;
 
 create function private.due_pulls()
 returns setof public.pull_sources
-language sql
-stable
-set search_path = ''
+language sql stable set search_path = ''
 as $$
   select pull_sources.*
   from public.pull_sources
@@ -107,8 +101,7 @@ comment on function private.due_pulls is 'The sources that should be pulled now,
 
 create function private.kick_pulls()
 returns bigint
-language sql
-set search_path = ''
+language sql set search_path = ''
 as $$
   select private.invoke('pull-site') where exists (select from private.due_pulls());
 $$;

@@ -7,8 +7,7 @@
 
 create function private.claim_submission(site public.sites, said private.submission, type text, event_id uuid, digest bytea)
 returns uuid
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 declare
   is_pull constant boolean := said.pulled_by is not null;
@@ -34,8 +33,7 @@ comment on function private.claim_submission is 'Give a submission''s keys to an
 create function private.claim_receipts(
   site public.sites, keys text[], event_id uuid, digest bytea, type text, is_pull boolean, secret_id uuid)
 returns uuid
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 declare
   origin text := 'site:' || site.slug;
@@ -97,9 +95,7 @@ comment on function private.claim_receipts is 'Give a submission''s keys to an e
 
 create function private.sent_by_page(site public.sites, id text, type text, form jsonb, digest bytea)
 returns uuid
-language sql
-stable
-set search_path = ''
+language sql stable set search_path = ''
 as $$
   select events.id
   from public.receipts

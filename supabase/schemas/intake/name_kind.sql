@@ -2,8 +2,7 @@
 
 create function public.name_kind(kind text, means text)
 returns integer
-language sql
-set search_path = ''
+language sql set search_path = ''
 as $$
   select private.name_kind_for_caller(kind, means);
 $$;
@@ -13,9 +12,7 @@ grant execute on function public.name_kind to service_role;
 -- security definer: kinds are the hub's, not an organization's; whoever holds the secret key says what they mean.
 create function private.name_kind_for_caller(kind text, means text)
 returns integer
-language plpgsql
-security definer
-set search_path = ''
+language plpgsql security definer set search_path = ''
 as $$
 declare
   written text := lower(replace(name_kind_for_caller.kind, '-', '_'));
@@ -38,8 +35,7 @@ grant execute on function private.name_kind_for_caller to service_role;
 
 create function private.recognise_events()
 returns integer
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 declare
   unknown public.events;

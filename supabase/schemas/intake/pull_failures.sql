@@ -32,8 +32,7 @@ create trigger pull_failures_touch before update on public.pull_failures
 create trigger pull_failures_audit after update on public.pull_failures
   for each row execute function private.audit_change('people');
 
-alter table public.pull_failures enable row level security;
-alter table public.pull_failures force row level security;
+alter table public.pull_failures enable row level security, force row level security;
 grant select on public.pull_failures to authenticated, service_role;
 grant update (status) on public.pull_failures to authenticated;
 create policy "members read pull failures" on public.pull_failures for select to authenticated

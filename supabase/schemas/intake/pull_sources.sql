@@ -68,8 +68,7 @@ create trigger pull_sources_audit after insert or delete
   or update of name, url, paging, page_size, kinds, mapping, id_prefix, pushes, every, enabled on public.pull_sources
   for each row execute function private.audit_change('all');
 
-alter table public.pull_sources enable row level security;
-alter table public.pull_sources force row level security;
+alter table public.pull_sources enable row level security, force row level security;
 grant select on public.pull_sources to authenticated, service_role;
 grant update (every, enabled) on public.pull_sources to authenticated;
 create policy "members read pull sources" on public.pull_sources for select to authenticated
@@ -80,8 +79,7 @@ create policy "admins change pull sources" on public.pull_sources for update to 
 
 create function private.set_pull_token(source_id uuid, token text)
 returns void
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 declare
   secret_name text := 'pull_source:' || source_id;

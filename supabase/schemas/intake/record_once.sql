@@ -4,8 +4,7 @@
 
 create function private.record_once(site public.sites, said private.submission)
 returns jsonb
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 declare
   digest constant bytea := sha256(convert_to(said.kind || said.form::text, 'UTF8'));

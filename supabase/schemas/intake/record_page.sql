@@ -10,9 +10,7 @@ create function hub.record_page(
   complete_until timestamptz default null,
   lease_seconds integer default 50)
 returns jsonb
-language plpgsql
-security definer
-set search_path = ''
+language plpgsql security definer set search_path = ''
 as $$
 declare
   source public.pull_sources;
@@ -67,8 +65,7 @@ grant execute on function hub.record_page to hub_service;
 
 create function private.record_pulled(source public.pull_sources, site public.sites, item jsonb)
 returns text
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 declare
   failure text := item ->> 'failure';

@@ -24,9 +24,7 @@ comment on type private.submission is
 -- security definer: hub_service may touch no table itself.
 create function hub.record_submission(secret_id uuid, submission jsonb, address text default null)
 returns jsonb
-language plpgsql
-security definer
-set search_path = ''
+language plpgsql security definer set search_path = ''
 as $$
 declare
   shown record;

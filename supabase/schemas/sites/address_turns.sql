@@ -15,8 +15,7 @@ create index address_turns_free_idx on private.address_turns (free_at);
 
 create function private.take_address_turn(site_id uuid, purpose text, address text, per_minute integer)
 returns void
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 declare
   step interval := interval '1 minute' / per_minute;
@@ -41,9 +40,7 @@ comment on function private.take_address_turn is 'One more from an address, or 4
 -- security definer: hub_service may touch no table itself.
 create function hub.count_page_token(site_id uuid, address text)
 returns jsonb
-language plpgsql
-security definer
-set search_path = ''
+language plpgsql security definer set search_path = ''
 as $$
 declare
   site public.sites;

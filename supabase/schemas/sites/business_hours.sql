@@ -2,9 +2,7 @@
 
 create function private.is_time_zone(name text)
 returns boolean
-language plpgsql
-immutable
-set search_path = ''
+language plpgsql immutable set search_path = ''
 as $$
 begin
   perform timestamptz 'epoch' at time zone name;
@@ -18,9 +16,7 @@ grant execute on function private.is_time_zone to authenticated;
 
 create function private.are_business_hours(hours jsonb)
 returns boolean
-language sql
-immutable
-set search_path = ''
+language sql immutable set search_path = ''
 as $$
   select jsonb_typeof(hours) = 'object' and not exists (
     select from jsonb_each(case when jsonb_typeof(hours) = 'object' then hours else '{}' end) as day

@@ -2,9 +2,7 @@
 
 create function private.open_times(site public.sites, since timestamptz, until timestamptz)
 returns table (opens timestamptz, closes timestamptz)
-language sql
-stable
-set search_path = ''
+language sql stable set search_path = ''
 as $$
   select greatest(days.opens, since), least(days.closes, until)
   from (

@@ -3,9 +3,7 @@
 -- security definer: whoever adds a site need not be able to write secrets.
 create function private.make_page_key()
 returns trigger
-language plpgsql
-security definer
-set search_path = ''
+language plpgsql security definer set search_path = ''
 as $$
 begin
   perform private.new_site_secret(new.slug, 'page');
@@ -19,8 +17,7 @@ create trigger sites_page_key after insert on public.sites
 
 create function private.rotate_page_keys()
 returns void
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 begin
   perform private.new_site_secret(sites.slug, 'page', '1 hour') from public.sites;
@@ -30,8 +27,7 @@ comment on function private.rotate_page_keys is 'New keys for page tokens; token
 
 create function private.forget_ended_keys()
 returns void
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 begin
   with ended as (

@@ -16,8 +16,7 @@ comment on column public.refusals.reason is 'Why it was refused; duplicate: it w
 create index refusals_site_idx on public.refusals (org_id, site_id, minute);
 create index refusals_minute_idx on public.refusals (minute);
 
-alter table public.refusals enable row level security;
-alter table public.refusals force row level security;
+alter table public.refusals enable row level security, force row level security;
 grant select on public.refusals to authenticated, service_role;
 create policy "members read refusals" on public.refusals for select to authenticated
   using (org_id in (select private.my_orgs('events.read')));
@@ -25,9 +24,7 @@ create policy "members read refusals" on public.refusals for select to authentic
 -- security definer: hub_service may touch no table itself.
 create function hub.count_refusals(refusals jsonb)
 returns jsonb
-language sql
-security definer
-set search_path = ''
+language sql security definer set search_path = ''
 as $$
   -- In order, so that two instances lock in the same order.
   insert into public.refusals (org_id, site_id, reason, minute, count)
@@ -44,8 +41,7 @@ grant execute on function hub.count_refusals to hub_service;
 
 create function private.prune_limits()
 returns void
-language sql
-set search_path = ''
+language sql set search_path = ''
 as $$
   delete from private.address_turns where address_turns.free_at < now();
   delete from public.refusals where refusals.minute < now() - interval '2 days';

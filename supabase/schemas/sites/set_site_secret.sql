@@ -3,8 +3,7 @@
 create function private.set_site_secret(
   site_slug text, secret text, old_valid_for interval, kind public.secret_kind)
 returns uuid
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 declare
   digest bytea := sha256(convert_to(secret, 'UTF8'));
@@ -50,8 +49,7 @@ comment on function private.set_site_secret(text, text, interval, public.secret_
 
 create function private.set_site_secret(site_slug text, secret text, old_valid_for interval default '0')
 returns uuid
-language sql
-set search_path = ''
+language sql set search_path = ''
 as $$
   select private.set_site_secret(
     site_slug, secret, old_valid_for, case when secret like 'whsec\_%' then 'standard' else 'static' end::public.secret_kind);
@@ -62,8 +60,7 @@ comment on function private.set_site_secret(text, text, interval) is
 create function private.new_site_secret(
   site_slug text, kind public.secret_kind default 'standard', old_valid_for interval default '0')
 returns text
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 declare
   -- Each brings 122 random bits.

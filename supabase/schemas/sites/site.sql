@@ -3,10 +3,7 @@
 -- security definer: hub_service may touch no table itself.
 create function hub.site(slug text)
 returns jsonb
-language sql
-stable
-security definer
-set search_path = ''
+language sql stable security definer set search_path = ''
 as $$
   select jsonb_build_object(
     'id', sites.id,
@@ -36,9 +33,7 @@ grant execute on function hub.site to hub_service;
 
 create function private.plain_key(vault_id uuid)
 returns text
-language plpgsql
-stable
-set search_path = ''
+language plpgsql stable set search_path = ''
 as $$
 begin
   return (select decrypted_secrets.decrypted_secret from vault.decrypted_secrets where decrypted_secrets.id = vault_id);

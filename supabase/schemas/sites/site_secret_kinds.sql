@@ -10,9 +10,7 @@ comment on view private.site_secret_kinds is 'The ways in that sites have now; i
 
 create function public.site_secret_kinds()
 returns setof private.site_secret_kinds
-language sql
-stable
-set search_path = ''
+language sql stable set search_path = ''
 as $$
   select * from private.site_secret_kinds_for_caller();
 $$;
@@ -22,10 +20,7 @@ grant execute on function public.site_secret_kinds to authenticated, service_rol
 -- security definer: nobody reads secrets, members only that there are some.
 create function private.site_secret_kinds_for_caller()
 returns setof private.site_secret_kinds
-language plpgsql
-stable
-security definer
-set search_path = ''
+language plpgsql stable security definer set search_path = ''
 as $$
 begin
   return query

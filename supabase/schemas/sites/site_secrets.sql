@@ -28,9 +28,7 @@ create index site_secrets_site_idx on private.site_secrets (site_id);
 -- security definer: an audit trigger may not leave a replay or a rotation untold.
 create function private.audit_secret()
 returns trigger
-language plpgsql
-security definer
-set search_path = ''
+language plpgsql security definer set search_path = ''
 as $$
 begin
   perform private.write_audit(

@@ -44,8 +44,7 @@ comment on column public.sites.quiet_alert_after is 'Open hours without a sign o
 
 create function private.check_site_hours()
 returns trigger
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 begin
   if not private.is_time_zone(new.time_zone) then
@@ -68,8 +67,7 @@ create trigger sites_audit after insert or update or delete on public.sites
 create trigger sites_hours before insert or update of time_zone, business_hours, quiet_alert_after on public.sites
   for each row execute function private.check_site_hours();
 
-alter table public.sites enable row level security;
-alter table public.sites force row level security;
+alter table public.sites enable row level security, force row level security;
 grant select on public.sites to authenticated, service_role;
 grant update (
   name, url, purpose, data_types, connection_method, trigger, time_zone, business_hours, phone_region,

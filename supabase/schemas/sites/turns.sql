@@ -30,8 +30,7 @@ comment on table private.site_turns_aside is
 
 create function private.take_site_turn(site_id uuid, purpose text, per_second integer)
 returns void
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 declare
   burst constant double precision := per_second * 20;
@@ -75,8 +74,7 @@ comment on function private.take_site_turn is 'One more from a site, or 429. For
 
 create function private.take_turns_aside(site_id uuid, purpose text, per_second integer, turns integer)
 returns void
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 declare
   taken_at constant timestamptz := clock_timestamp();
@@ -129,8 +127,7 @@ comment on function private.turns_used is 'How full a bucket is: what it held, l
 
 create function private.refuse_turn(seconds numeric)
 returns void
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 begin
   raise exception 'Too many requests; nothing of this one was stored.'

@@ -3,9 +3,7 @@
 -- security definer: whoever may make a change need not be able to write the log.
 create function private.audit_change()
 returns trigger
-language plpgsql
-security definer
-set search_path = ''
+language plpgsql security definer set search_path = ''
 as $$
 declare
   before jsonb := case when tg_op <> 'INSERT' then to_jsonb(old) end;

@@ -27,8 +27,7 @@ create trigger audit_log_append_only before update or delete on public.audit_log
 create trigger audit_log_no_truncate before truncate on public.audit_log
   for each statement execute function private.refuse_change();
 
-alter table public.audit_log enable row level security;
-alter table public.audit_log force row level security;
+alter table public.audit_log enable row level security, force row level security;
 grant select on public.audit_log to authenticated, service_role;
 create policy "admins read the audit log" on public.audit_log for select to authenticated
   using (org_id in (select private.my_orgs('audit.read')));
@@ -43,8 +42,7 @@ comment on table private.audit_heads is 'The last entry of each organization''s 
 create function private.write_audit(
   org_id uuid, action text, resource_type text, resource_id text, before jsonb default null, after jsonb default null)
 returns void
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 declare
   entry public.audit_log;
@@ -67,9 +65,7 @@ comment on function private.write_audit is 'Add an entry to an organization''s a
 
 create function private.audit_hash(previous bytea, entry public.audit_log)
 returns bytea
-language sql
-immutable
-set search_path = ''
+language sql immutable set search_path = ''
 as $$
   select sha256(coalesce(previous, '\x') || convert_to(jsonb_build_array(
     entry.org_id, entry.number, entry.actor_type, entry.actor_id, entry.action, entry.resource_type, entry.resource_id,
@@ -79,9 +75,7 @@ comment on function private.audit_hash is 'The hash of an entry, given the hash 
 
 create function private.verify_audit_log(org_id uuid)
 returns bigint
-language sql
-stable
-set search_path = ''
+language sql stable set search_path = ''
 as $$
   select min(chain.number)
   from (

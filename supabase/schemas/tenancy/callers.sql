@@ -5,10 +5,7 @@
 -- security definer: a policy on memberships would otherwise ask itself.
 create function private.my_orgs(permission text)
 returns setof uuid
-language plpgsql
-stable
-security definer
-set search_path = ''
+language plpgsql stable security definer set search_path = ''
 as $$
 begin
   return query
@@ -25,9 +22,7 @@ grant execute on function private.my_orgs to authenticated;
 
 create function private.permit(org_id uuid, permission text)
 returns void
-language plpgsql
-stable
-set search_path = ''
+language plpgsql stable set search_path = ''
 as $$
 begin
   if (select auth.role()) = 'service_role' and permit.org_id is not null then
@@ -43,9 +38,7 @@ comment on function private.permit is 'Fail unless the caller has a permission i
 
 create function private.doer()
 returns text
-language sql
-stable
-set search_path = ''
+language sql stable set search_path = ''
 as $$
   select coalesce('user:' || (select auth.uid()), 'hub');
 $$;

@@ -18,16 +18,14 @@ create trigger memberships_touch before update on public.memberships
 create trigger memberships_audit after insert or update or delete on public.memberships
   for each row execute function private.audit_change('all');
 
-alter table public.memberships enable row level security;
-alter table public.memberships force row level security;
+alter table public.memberships enable row level security, force row level security;
 grant select on public.memberships to authenticated, service_role;
 create policy "members see who belongs to their organizations" on public.memberships for select to authenticated
   using (org_id in (select private.my_orgs('memberships.read')));
 
 create function private.add_member(org_slug text, user_id uuid, role text)
 returns void
-language sql
-set search_path = ''
+language sql set search_path = ''
 as $$
   insert into public.memberships (org_id, user_id, role)
   select organizations.id, add_member.user_id, add_member.role::public.member_role

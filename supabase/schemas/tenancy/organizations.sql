@@ -28,8 +28,7 @@ create trigger organizations_touch before update on public.organizations
 create trigger organizations_audit after insert or update or delete on public.organizations
   for each row execute function private.audit_change('all');
 
-alter table public.organizations enable row level security;
-alter table public.organizations force row level security;
+alter table public.organizations enable row level security, force row level security;
 grant select on public.organizations to authenticated, service_role;
 grant update (
   name, time_zone, locale, phone_region, paused, settings, alert_every

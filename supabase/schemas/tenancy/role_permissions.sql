@@ -10,8 +10,7 @@ create table public.role_permissions (
 );
 comment on table public.role_permissions is 'What each role may do. Policies and API checks both read it.';
 
-alter table public.role_permissions enable row level security;
-alter table public.role_permissions force row level security;
+alter table public.role_permissions enable row level security, force row level security;
 grant select on public.role_permissions to authenticated, service_role;
 create policy "everybody signed in may read what roles may do" on public.role_permissions for select to authenticated
   using ((select auth.uid()) is not null);

@@ -12,8 +12,7 @@ comment on table public.system_controls is 'Switches of the whole hub, for whoev
 create trigger system_controls_touch before update on public.system_controls
   for each row execute function private.touch_updated_at();
 
-alter table public.system_controls enable row level security;
-alter table public.system_controls force row level security;
+alter table public.system_controls enable row level security, force row level security;
 grant select on public.system_controls to authenticated, service_role;
 grant update (is_on) on public.system_controls to service_role;
 create policy "everybody signed in may see the switches" on public.system_controls for select to authenticated

@@ -2,9 +2,7 @@
 
 create function private.agent_components(org_id uuid)
 returns setof private.component
-language sql
-stable
-set search_path = ''
+language sql stable set search_path = ''
 as $$
   select
     'agent', coalesce(agents.name, replace(known.kind, '_', '-')),
@@ -66,9 +64,7 @@ comment on function private.agent_components is 'The agents of an organization, 
 
 create function private.job_components(org_id uuid)
 returns setof private.component
-language sql
-volatile
-set search_path = ''
+language sql volatile set search_path = ''
 as $$
   select
     'job', known.jobname, case when late.subject is null then 'ok' else 'degraded' end,
@@ -81,9 +77,7 @@ comment on function private.job_components is 'What the clock runs, and whether 
 
 create function private.webhook_components(org_id uuid)
 returns setof private.component
-language sql
-stable
-set search_path = ''
+language sql stable set search_path = ''
 as $$
   select
     'webhook', subscriptions.name,

@@ -36,8 +36,7 @@ create index alerts_untold_idx on public.alerts (id) where closed_at is null and
 create trigger alerts_audit after update on public.alerts
   for each row execute function private.audit_change('people');
 
-alter table public.alerts enable row level security;
-alter table public.alerts force row level security;
+alter table public.alerts enable row level security, force row level security;
 grant select on public.alerts to authenticated, service_role;
 create policy "members read alerts" on public.alerts for select to authenticated
   using (org_id in (select private.my_orgs('alerts.read')));

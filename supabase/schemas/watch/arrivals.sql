@@ -11,9 +11,7 @@ comment on view private.arrivals is 'What sites sent or had fetched from them, w
 
 create function private.last_arrival(site public.sites, before timestamptz)
 returns timestamptz
-language sql
-stable
-set search_path = ''
+language sql stable set search_path = ''
 as $$
   select private.uuid_v7_time(arrivals.id)
   from private.arrivals
@@ -28,9 +26,7 @@ comment on function private.last_arrival is 'When a site last sent anything at a
 
 create function private.first_arrival(site public.sites)
 returns timestamptz
-language sql
-stable
-set search_path = ''
+language sql stable set search_path = ''
 as $$
   select private.uuid_v7_time(arrivals.id)
   from private.arrivals
@@ -43,9 +39,7 @@ comment on function private.first_arrival is 'When a site first sent anything.';
 
 create function private.living_sources(site public.sites)
 returns text[]
-language plpgsql
-stable
-set search_path = ''
+language plpgsql stable set search_path = ''
 as $$
 begin
   if exists (

@@ -2,9 +2,7 @@
 
 create function private.check_deliveries_stuck(org_id uuid, config jsonb, at timestamptz)
 returns setof private.finding
-language sql
-stable
-set search_path = ''
+language sql stable set search_path = ''
 as $$
   with since as (
     select at - make_interval(mins => coalesce((config ->> 'stuck_after_minutes')::integer, 15)) as due,
@@ -34,9 +32,7 @@ comment on function private.check_deliveries_stuck is 'Subscriptions whose deliv
 
 create function private.check_function_failing(org_id uuid, config jsonb, at timestamptz)
 returns setof private.finding
-language sql
-stable
-set search_path = ''
+language sql stable set search_path = ''
 as $$
   -- The latest two thousand failures tell as much as all of them, of the time in which they happened. A rehearsal's
   -- tell of a draft.

@@ -8,8 +8,7 @@ comment on table private.known_jobs is 'The cron jobs there shall be: each that 
 
 create function private.check_job_late(org_id uuid, config jsonb, at timestamptz)
 returns setof private.finding
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 begin
   insert into private.known_jobs (jobname)
@@ -46,9 +45,7 @@ comment on function private.check_job_late is 'Cron jobs that are missing, late 
 
 create function private.cron_interval(schedule text)
 returns interval
-language sql
-immutable
-set search_path = ''
+language sql immutable set search_path = ''
 as $$
   select case
     when schedule ~ '^\s*\d+ seconds?\s*$' then substring(schedule from '\d+')::integer * interval '1 second'

@@ -5,9 +5,7 @@
 
 create function private.fallbacks(org_id uuid, at_least integer default 3)
 returns table (agent_id uuid, message text)
-language sql
-stable
-set search_path = ''
+language sql stable set search_path = ''
 as $$
   select
     agents.id,
@@ -41,9 +39,7 @@ comment on function private.fallbacks is 'Agents for which the rules stepped in 
 
 create function private.check_model_fallback(org_id uuid, config jsonb, at timestamptz)
 returns setof private.finding
-language sql
-stable
-set search_path = ''
+language sql stable set search_path = ''
 as $$
   select
     'llm', 'warning'::public.alert_severity, string_agg(fallen.message, ' ' order by fallen.message),

@@ -2,9 +2,7 @@
 
 create function private.check_pull_stale(org_id uuid, config jsonb, at timestamptz)
 returns setof private.finding
-language plpgsql
-stable
-set search_path = ''
+language plpgsql stable set search_path = ''
 as $$
 begin
   return query
@@ -24,9 +22,7 @@ comment on function private.check_pull_stale is 'Pull sources that had no succes
 
 create function private.check_pull_failed(org_id uuid, config jsonb, at timestamptz)
 returns setof private.finding
-language plpgsql
-stable
-set search_path = ''
+language plpgsql stable set search_path = ''
 as $$
 begin
   return query
@@ -50,9 +46,7 @@ comment on function private.check_pull_failed is 'Pull sources of which items co
 
 create function private.check_pull_gaps(org_id uuid, config jsonb, at timestamptz)
 returns setof private.finding
-language plpgsql
-stable
-set search_path = ''
+language plpgsql stable set search_path = ''
 as $$
 begin
   return query

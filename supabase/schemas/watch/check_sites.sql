@@ -2,9 +2,7 @@
 
 create function private.check_site_silent(org_id uuid, config jsonb, at timestamptz)
 returns setof private.finding
-language sql
-stable
-set search_path = ''
+language sql stable set search_path = ''
 as $$
   select
     sites.slug, 'warning'::public.alert_severity,
@@ -29,9 +27,7 @@ comment on function private.check_site_silent is 'Sites that have sent nothing f
 
 create function private.check_signatures_refused(org_id uuid, config jsonb, at timestamptz)
 returns setof private.finding
-language sql
-stable
-set search_path = ''
+language sql stable set search_path = ''
 as $$
   select
     sites.slug, 'warning'::public.alert_severity,
@@ -90,9 +86,7 @@ comment on function private.check_signatures_refused is
 
 create function private.check_duplicates_spike(org_id uuid, config jsonb, at timestamptz)
 returns setof private.finding
-language sql
-stable
-set search_path = ''
+language sql stable set search_path = ''
 as $$
   select
     sites.slug, 'warning'::public.alert_severity,
@@ -131,9 +125,7 @@ comment on function private.check_duplicates_spike is
 
 create function private.check_kind_unknown(org_id uuid, config jsonb, at timestamptz)
 returns setof private.finding
-language sql
-stable
-set search_path = ''
+language sql stable set search_path = ''
 as $$
   select
     sites.slug, 'warning'::public.alert_severity,

@@ -2,8 +2,7 @@
 
 create function private.add_data_monitor(org_slug text)
 returns uuid
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 declare
   agent public.agents;
@@ -37,9 +36,7 @@ comment on function private.add_data_monitor is 'Give an organization its data m
 
 create function private.last_monitored(org_id uuid default null)
 returns timestamptz
-language sql
-stable
-set search_path = ''
+language sql stable set search_path = ''
 as $$
   select max(greatest(latest.created_at, willing.updated_at, agents.updated_at, pg_postmaster_start_time()))
   from private.willing_subscriptions as willing

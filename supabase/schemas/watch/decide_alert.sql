@@ -2,8 +2,7 @@
 
 create function public.acknowledge_alert(alert_id uuid)
 returns jsonb
-language sql
-set search_path = ''
+language sql set search_path = ''
 as $$
   select private.decide_alert_for_caller(alert_id, false);
 $$;
@@ -12,8 +11,7 @@ grant execute on function public.acknowledge_alert to authenticated, service_rol
 
 create function public.close_alert(alert_id uuid)
 returns jsonb
-language sql
-set search_path = ''
+language sql set search_path = ''
 as $$
   select private.decide_alert_for_caller(alert_id, true);
 $$;
@@ -23,9 +21,7 @@ grant execute on function public.close_alert to authenticated, service_role;
 -- security definer: who may is asked here, by the caller's own permission.
 create function private.decide_alert_for_caller(alert_id uuid, is_over boolean)
 returns jsonb
-language plpgsql
-security definer
-set search_path = ''
+language plpgsql security definer set search_path = ''
 as $$
 declare
   alert public.alerts;

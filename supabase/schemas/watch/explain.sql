@@ -8,9 +8,7 @@ comment on type private.step is 'One link of an explanation.';
 
 create function public.explain(id uuid)
 returns jsonb
-language plpgsql
-stable
-set search_path = ''
+language plpgsql stable set search_path = ''
 as $$
 declare
   found_it record;

@@ -1,9 +1,7 @@
 -- The steps that led to an event, from where it began.
 
 create function private.steps_to_event(event_id uuid, out steps private.step[], out origin jsonb)
-language plpgsql
-stable
-set search_path = ''
+language plpgsql stable set search_path = ''
 as $$
 declare
   event public.events;

@@ -1,9 +1,7 @@
 -- The steps between a row and the event that led to it.
 
 create function private.steps_to_subject(id uuid, out subject text, out steps private.step[], out event_id uuid)
-language plpgsql
-stable
-set search_path = ''
+language plpgsql stable set search_path = ''
 as $$
 declare
   alert public.alerts;
@@ -47,9 +45,7 @@ comment on function private.steps_to_subject is 'What a row is, and what stands 
 grant execute on function private.steps_to_subject to authenticated, service_role;
 
 create function private.steps_to_lead(lead public.leads, out steps private.step[], out event_id uuid)
-language plpgsql
-stable
-set search_path = ''
+language plpgsql stable set search_path = ''
 as $$
 declare
   action public.agent_actions;
@@ -78,9 +74,7 @@ grant execute on function private.steps_to_lead to authenticated, service_role;
 
 create function private.steps_to_action(action public.agent_actions)
 returns private.step[]
-language plpgsql
-stable
-set search_path = ''
+language plpgsql stable set search_path = ''
 as $$
 declare
   delivery public.deliveries;
@@ -93,9 +87,7 @@ comment on function private.steps_to_action is 'An agent''s decision, after the 
 grant execute on function private.steps_to_action to authenticated, service_role;
 
 create function private.steps_to_alert(alert public.alerts, out steps private.step[], out event_id uuid)
-language plpgsql
-stable
-set search_path = ''
+language plpgsql stable set search_path = ''
 as $$
 declare
   delivery public.deliveries;
@@ -125,9 +117,7 @@ grant execute on function private.steps_to_alert to authenticated, service_role;
 
 create function private.delivery_steps(delivery public.deliveries)
 returns private.step[]
-language plpgsql
-stable
-set search_path = ''
+language plpgsql stable set search_path = ''
 as $$
 declare
   is_rehearsal constant boolean := delivery.mode = 'rehearsal';
@@ -170,9 +160,7 @@ grant execute on function private.delivery_steps to authenticated, service_role;
 
 create function private.action_step(action public.agent_actions)
 returns private.step
-language sql
-stable
-set search_path = ''
+language sql stable set search_path = ''
 as $$
   select row(
     'action', action.id, action.created_at,

@@ -2,9 +2,7 @@
 
 create function private.event_in_words(event public.events)
 returns text
-language sql
-stable
-set search_path = ''
+language sql stable set search_path = ''
 as $$
   select case event.type
     when 'form.submitted' then format('%s sent a form on %s.', who.name, coalesce(place.name, 'a site'))
@@ -24,9 +22,7 @@ grant execute on function private.event_in_words to authenticated, service_role;
 
 create function private.origin_in_words(event public.events)
 returns jsonb
-language sql
-stable
-set search_path = ''
+language sql stable set search_path = ''
 as $$
   select case
     when private.is_from_outside(event.source) then jsonb_build_object(
@@ -44,9 +40,7 @@ grant execute on function private.origin_in_words to authenticated, service_role
 
 create function private.own_watch()
 returns jsonb
-language sql
-immutable
-set search_path = ''
+language sql immutable set search_path = ''
 as $$
   select jsonb_build_object('kind', 'clock', 'says', 'The hub''s own watch found it.');
 $$;

@@ -7,8 +7,7 @@ comment on type private.component is 'A part of the hub and how it is: ok, degra
 
 create function public.hub_status()
 returns jsonb
-language sql
-set search_path = ''
+language sql set search_path = ''
 as $$
   select private.hub_status_for_caller();
 $$;
@@ -18,9 +17,7 @@ grant execute on function public.hub_status to authenticated, service_role;
 -- security definer: jobs and secrets are nobody's to read; who may see how they are is asked here.
 create function private.hub_status_for_caller()
 returns jsonb
-language plpgsql
-security definer
-set search_path = ''
+language plpgsql security definer set search_path = ''
 as $$
 declare
   organization uuid;

@@ -21,8 +21,7 @@ comment on table public.invariants is 'What must always be so: SQL that answers 
 comment on column public.invariants.sql is 'A query of the columns org_id, null for all organizations, and found. Run as hub_reader, read-only.';
 comment on column public.invariants.pauses is 'The name of the agent that is paused where this is violated.';
 
-alter table public.invariants enable row level security;
-alter table public.invariants force row level security;
+alter table public.invariants enable row level security, force row level security;
 grant select on public.invariants to authenticated, service_role;
 create policy "who reads alerts reads what is watched" on public.invariants for select to authenticated
   using (exists (select from private.my_orgs('alerts.read')));
@@ -31,9 +30,7 @@ create policy "who reads alerts reads what is watched" on public.invariants for 
 -- security definer: a migration of another role may schedule no job of ours.
 create function private.schedule_invariants()
 returns trigger
-language plpgsql
-security definer
-set search_path = ''
+language plpgsql security definer set search_path = ''
 as $$
 begin
   perform cron.schedule('run_invariants', '30 seconds', concat_ws('; ',

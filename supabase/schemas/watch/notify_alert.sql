@@ -16,9 +16,7 @@ comment on table private.alert_notices is 'When a topic''s alerts were last told
 -- security definer: whoever may open or close an alert need not be able to write events.
 create function private.follow_alert()
 returns trigger
-language plpgsql
-security definer
-set search_path = ''
+language plpgsql security definer set search_path = ''
 as $$
 begin
   if tg_op = 'INSERT' then
@@ -39,8 +37,7 @@ create trigger alerts_closed after update of closed_at on public.alerts
 
 create function private.notify_alert(alert_id uuid)
 returns boolean
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 declare
   alert public.alerts;
@@ -63,8 +60,7 @@ comment on function private.notify_alert is 'Tell of an open alert, unless its t
 
 create function private.tell_alert(alert public.alerts, type text)
 returns void
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 begin
   perform private.write_event(
@@ -79,8 +75,7 @@ comment on function private.tell_alert is 'Write the event by which subscribers 
 
 create function private.notify_held_back()
 returns integer
-language sql
-set search_path = ''
+language sql set search_path = ''
 as $$
   select count(*) filter (where private.notify_alert(latest.id))
   from (

@@ -4,8 +4,7 @@ create function private.open_alert(
   org_id uuid, kind text, subject text, severity public.alert_severity, message text,
   details jsonb default '{}', topic text default null, event_id uuid default null, site_id uuid default null)
 returns boolean
-language sql
-set search_path = ''
+language sql set search_path = ''
 as $$
   insert into public.alerts as known (org_id, kind, subject, severity, message, details, topic, event_id, site_id)
   values (
@@ -21,8 +20,7 @@ comment on function private.open_alert is 'Open an alert, or see an open one aga
 
 create function private.close_alert(org_id uuid, kind text, subject text)
 returns boolean
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 begin
   update public.alerts set closed_at = now()

@@ -5,9 +5,7 @@
 -- security definer: hub_service may touch no table itself.
 create function hub.readiness()
 returns jsonb
-language plpgsql
-security definer
-set search_path = ''
+language plpgsql security definer set search_path = ''
 as $$
 declare
   waited interval;

@@ -6,8 +6,7 @@
 
 create function private.run_invariant(name text)
 returns integer
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 declare
   began timestamptz := clock_timestamp();
@@ -77,8 +76,7 @@ comment on function private.run_invariant is 'Ask one invariant; open or close i
 
 create function private.violations_of(invariant public.invariants)
 returns jsonb
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 declare
   found jsonb;

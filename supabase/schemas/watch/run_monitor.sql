@@ -8,9 +8,7 @@
 -- security definer: hub_service may touch no table itself.
 create function hub.run_monitor(event_id uuid, config jsonb)
 returns jsonb
-language plpgsql
-security definer
-set search_path = ''
+language plpgsql security definer set search_path = ''
 as $$
 declare
   due public.events;
@@ -31,8 +29,7 @@ grant execute on function hub.run_monitor to hub_service;
 
 create function private.run_checks(org_id uuid, config jsonb, event_id uuid, at timestamptz default now())
 returns jsonb
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 declare
   kinds constant text[] :=
@@ -81,8 +78,7 @@ comment on function private.run_checks is 'Make every check for an organization;
 
 create function private.close_mended_deliveries(org_id uuid)
 returns void
-language sql
-set search_path = ''
+language sql set search_path = ''
 as $$
   update public.alerts set closed_at = now()
   where alerts.org_id = close_mended_deliveries.org_id and alerts.kind = 'delivery_dead' and alerts.closed_at is null
@@ -93,8 +89,7 @@ comment on function private.close_mended_deliveries is 'Close the alerts of deli
 
 create function private.tick_monitors(at timestamptz default now())
 returns integer
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 declare
   quarter timestamptz := date_bin('15 minutes', at, timestamptz '2000-01-01');
@@ -118,8 +113,7 @@ comment on function private.tick_monitors is 'Say to each organization''s monito
 
 create function private.watch()
 returns void
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 begin
   update public.alerts set closed_at = now()

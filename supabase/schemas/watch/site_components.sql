@@ -2,9 +2,7 @@
 
 create function private.site_components(org_id uuid)
 returns setof private.component
-language sql
-stable
-set search_path = ''
+language sql stable set search_path = ''
 as $$
   select
     'site', sites.slug,
@@ -47,9 +45,7 @@ comment on function private.site_components is 'The sites of an organization and
 
 create function private.pull_components(org_id uuid)
 returns setof private.component
-language sql
-stable
-set search_path = ''
+language sql stable set search_path = ''
 as $$
   select
     'pull', sources.name,

@@ -11,8 +11,7 @@ comment on table private.site_hours is 'What each site sent in each hour since i
 
 create function private.roll_up_site_hours(until timestamptz default now())
 returns integer
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 declare
   site public.sites;

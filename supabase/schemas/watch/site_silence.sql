@@ -10,9 +10,7 @@
 
 create function private.site_silence(site public.sites, at timestamptz default now())
 returns table (last_arrival timestamptz, open_for interval, expected numeric, is_silent boolean)
-language plpgsql
-stable
-set search_path = ''
+language plpgsql stable set search_path = ''
 as $$
 begin
   last_arrival := private.last_arrival(site, at);
@@ -49,9 +47,7 @@ comment on function private.site_silence is 'For how many open hours a site has 
 
 create function private.site_rates(site public.sites, at timestamptz)
 returns table (week_hour bigint, arrivals numeric)
-language sql
-stable
-set search_path = ''
+language sql stable set search_path = ''
 as $$
   with history as (
     select

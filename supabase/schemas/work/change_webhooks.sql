@@ -2,8 +2,7 @@
 
 create function public.create_webhook_subscription(name text, url text, event_types text[], org_id uuid default null)
 returns jsonb
-language sql
-set search_path = ''
+language sql set search_path = ''
 as $$
   select private.create_webhook_subscription_for_caller(name, url, event_types, org_id);
 $$;
@@ -13,9 +12,7 @@ grant execute on function public.create_webhook_subscription to authenticated, s
 -- security definer: who may is asked here, by the caller's own permission.
 create function private.create_webhook_subscription_for_caller(name text, url text, event_types text[], org_id uuid)
 returns jsonb
-language plpgsql
-security definer
-set search_path = ''
+language plpgsql security definer set search_path = ''
 as $$
 declare
   mine uuid[] := array(
@@ -50,8 +47,7 @@ grant execute on function private.create_webhook_subscription_for_caller to auth
 
 create function public.rotate_webhook_secret(subscription_id uuid, old_valid_for interval default '1 day')
 returns jsonb
-language sql
-set search_path = ''
+language sql set search_path = ''
 as $$
   select private.rotate_webhook_secret_for_caller(subscription_id, old_valid_for);
 $$;
@@ -61,9 +57,7 @@ grant execute on function public.rotate_webhook_secret to authenticated, service
 -- security definer: who may is asked here, by the caller's own permission.
 create function private.rotate_webhook_secret_for_caller(subscription_id uuid, old_valid_for interval)
 returns jsonb
-language plpgsql
-security definer
-set search_path = ''
+language plpgsql security definer set search_path = ''
 as $$
 declare
   owned public.subscriptions := private.own_webhook(subscription_id);
@@ -80,8 +74,7 @@ grant execute on function private.rotate_webhook_secret_for_caller to authentica
 
 create function public.delete_webhook_subscription(subscription_id uuid)
 returns void
-language sql
-set search_path = ''
+language sql set search_path = ''
 as $$
   select private.delete_webhook_subscription_for_caller(subscription_id);
 $$;
@@ -91,9 +84,7 @@ grant execute on function public.delete_webhook_subscription to authenticated, s
 -- security definer: who may is asked here, by the caller's own permission.
 create function private.delete_webhook_subscription_for_caller(subscription_id uuid)
 returns void
-language plpgsql
-security definer
-set search_path = ''
+language plpgsql security definer set search_path = ''
 as $$
 declare
   owned public.subscriptions := private.own_webhook(subscription_id);
@@ -107,9 +98,7 @@ grant execute on function private.delete_webhook_subscription_for_caller to auth
 -- security definer: who may is asked here, by the caller's own permission.
 create function private.own_webhook(subscription_id uuid)
 returns public.subscriptions
-language plpgsql
-security definer
-set search_path = ''
+language plpgsql security definer set search_path = ''
 as $$
 declare
   owned public.subscriptions;

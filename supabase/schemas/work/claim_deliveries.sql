@@ -5,9 +5,7 @@
 -- security definer: hub_service may touch no table itself.
 create function hub.claim_deliveries(target text, batch_size integer default 10, lease_seconds integer default 20)
 returns jsonb
-language plpgsql
-security definer
-set search_path = ''
+language plpgsql security definer set search_path = ''
 set plan_cache_mode = 'force_generic_plan'
 set enable_seqscan = off
 set enable_hashjoin = off
@@ -23,8 +21,7 @@ grant execute on function hub.claim_deliveries to hub_service;
 
 create function private.lease_deliveries(target text, wanted integer, lease_seconds integer)
 returns uuid[]
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 declare
   leased uuid[];
@@ -89,8 +86,7 @@ comment on function private.lease_deliveries is 'Lease the deliveries of a targe
 
 create function private.deliveries_in_full(ids uuid[])
 returns jsonb
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 begin
   return (

@@ -2,9 +2,7 @@
 
 create function public.compare_versions(agent text, a integer, b integer, filter jsonb default '{}', org_id uuid default null)
 returns jsonb
-language plpgsql
-stable
-set search_path = ''
+language plpgsql stable set search_path = ''
 set plan_cache_mode = force_custom_plan
 as $$
 declare
@@ -49,9 +47,7 @@ grant execute on function public.compare_versions to authenticated, service_role
 
 create function private.rehearsed(agent_id uuid, version integer)
 returns table (event_id uuid, decision text, score integer, confidence numeric, reasons text[])
-language sql
-stable
-set search_path = ''
+language sql stable set search_path = ''
 as $$
   select distinct on (deliveries.event_id)
     deliveries.event_id,

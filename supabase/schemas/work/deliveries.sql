@@ -50,8 +50,7 @@ create index deliveries_rehearsed_idx on public.deliveries (subscription_id, run
 create trigger deliveries_touch before update on public.deliveries
   for each row execute function private.touch_updated_at();
 
-alter table public.deliveries enable row level security;
-alter table public.deliveries force row level security;
+alter table public.deliveries enable row level security, force row level security;
 grant select on public.deliveries to authenticated, service_role;
 create policy "members read deliveries" on public.deliveries for select to authenticated
   using (org_id in (select private.my_orgs('deliveries.read')));

@@ -16,8 +16,7 @@ create index delivery_attempts_delivery_idx on public.delivery_attempts (deliver
 -- Failures only, so a delivery that is done costs nothing here, and it is small from the start.
 create index delivery_attempts_failed_idx on public.delivery_attempts (org_id, id) where outcome in ('retry', 'dead', 'lapsed');
 
-alter table public.delivery_attempts enable row level security;
-alter table public.delivery_attempts force row level security;
+alter table public.delivery_attempts enable row level security, force row level security;
 grant select on public.delivery_attempts to authenticated, service_role;
 create policy "members read delivery attempts" on public.delivery_attempts for select to authenticated
   using (org_id in (select private.my_orgs('deliveries.read')));

@@ -3,9 +3,7 @@
 -- security definer: whoever may write an event need not be able to write deliveries.
 create function private.dispatch_events()
 returns trigger
-language plpgsql
-security definer
-set search_path = ''
+language plpgsql security definer set search_path = ''
 as $$
 declare
   waiting text[];
@@ -39,9 +37,7 @@ create trigger events_dispatch after insert on public.events
 -- that it was sent; but not, in circles, that it cannot be reached.
 create function private.is_echo(event_id uuid, cause_id uuid, subscription_id uuid)
 returns boolean
-language plpgsql
-stable
-set search_path = ''
+language plpgsql stable set search_path = ''
 as $$
 declare
   subscriber public.subscriptions;
@@ -68,9 +64,7 @@ comment on function private.is_echo is 'Whether an event is of a subscriber''s o
 
 create function private.has_acted_on_cause(cause_id uuid, subscription_id uuid)
 returns boolean
-language plpgsql
-stable
-set search_path = ''
+language plpgsql stable set search_path = ''
 as $$
 begin
   return exists (

@@ -3,9 +3,7 @@
 -- security definer: hub_service may touch no table itself.
 create function hub.extend_leases(leases jsonb, lease_seconds integer)
 returns jsonb
-language sql
-security definer
-set search_path = ''
+language sql security definer set search_path = ''
 as $$
   with kept as (
     update public.deliveries

@@ -2,8 +2,7 @@
 
 create function private.invoke(name text, body jsonb default '{}', timeout_ms integer default 2000)
 returns bigint
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 declare
   base text;

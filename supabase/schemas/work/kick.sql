@@ -14,8 +14,7 @@ comment on table private.kicks is 'When each target was last kicked. Where one f
 
 create function private.kick(target text)
 returns boolean
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 declare
   moment constant timestamptz := clock_timestamp();
@@ -49,9 +48,7 @@ comment on function private.kick is 'Call a function that has deliveries waiting
 
 create function private.kick_target(subscription public.subscriptions)
 returns text
-language plpgsql
-immutable
-set search_path = ''
+language plpgsql immutable set search_path = ''
 as $$
 begin
   return case subscription.target_kind when 'webhook' then 'webhook-sender/' || subscription.id else subscription.target end;
@@ -62,9 +59,7 @@ comment on function private.kick_target is 'The path at which a subscription''s 
 -- security definer: whoever may change a subscription need not be able to write kicks.
 create function private.follow_target()
 returns trigger
-language plpgsql
-security definer
-set search_path = ''
+language plpgsql security definer set search_path = ''
 as $$
 begin
   if tg_op = 'DELETE' then

@@ -2,8 +2,7 @@
 
 create function private.mark_dead(delivery_id uuid, error text)
 returns void
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 declare
   dead record;

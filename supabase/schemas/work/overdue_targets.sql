@@ -6,9 +6,7 @@
 -- security definer: hub_service may touch no table itself.
 create function hub.overdue_targets()
 returns jsonb
-language plpgsql
-security definer
-set search_path = ''
+language plpgsql security definer set search_path = ''
 as $$
 begin
   -- For leases that ran out, should its own job not run.

@@ -2,8 +2,7 @@
 
 create function private.prune_history()
 returns void
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 begin
   -- A receipt guards against repeats until it expires, never longer and never shorter.

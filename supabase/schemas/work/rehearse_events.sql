@@ -4,8 +4,7 @@
 
 create function private.rehearse_events(org_id uuid, filter jsonb, subscription text, version integer, dry_run boolean)
 returns jsonb
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 set plan_cache_mode = force_custom_plan
 as $$
 declare
@@ -59,8 +58,7 @@ comment on function private.rehearse_events is 'Let a version of an agent decide
 
 create function private.prune_rehearsals()
 returns void
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 begin
   delete from public.deliveries using public.replays

@@ -3,8 +3,7 @@
 create function public.replay_events(
   filter jsonb default '{}', subscription text default null, mode text default 'live', version integer default null, dry_run boolean default true)
 returns jsonb
-language sql
-set search_path = ''
+language sql set search_path = ''
 as $$
   -- Null is what nobody said: it never means to do it.
   select private.replay_events_for_caller(coalesce(filter, '{}'), subscription, coalesce(mode, 'live'), version, coalesce(dry_run, true));
@@ -15,9 +14,7 @@ grant execute on function public.replay_events to authenticated, service_role;
 -- security definer: who may replay is asked here, by the caller's own permission.
 create function private.replay_events_for_caller(filter jsonb, subscription text, mode text, version integer, dry_run boolean)
 returns jsonb
-language plpgsql
-security definer
-set search_path = ''
+language plpgsql security definer set search_path = ''
 as $$
 declare
   organization uuid;
@@ -76,8 +73,7 @@ grant execute on function private.replay_events_for_caller to authenticated, ser
 
 create function private.replay_deliveries(org_id uuid, filter jsonb, subscription text, dry_run boolean)
 returns jsonb
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 declare
   -- What one request can do before REST gives up on it; whoever asks again gets the next.
@@ -125,9 +121,7 @@ comment on function private.replay_deliveries is 'Put deliveries back in line. E
 
 create function private.chosen_for_replay(org_id uuid, meant private.replay_filter, subscription text, most integer)
 returns setof uuid
-language plpgsql
-stable
-set search_path = ''
+language plpgsql stable set search_path = ''
 -- A plan for what is asked: for one event it is another than for all of a month.
 set plan_cache_mode = force_custom_plan
 as $$

@@ -7,9 +7,7 @@ comment on type private.replay_filter is 'Which events are meant, within one org
 
 create function private.read_replay_filter(org_id uuid, filter jsonb)
 returns private.replay_filter
-language plpgsql
-stable
-set search_path = ''
+language plpgsql stable set search_path = ''
 as $$
 declare
   unknown text;
@@ -53,9 +51,7 @@ grant execute on function private.read_replay_filter to authenticated, service_r
 
 create function private.read_event_filter(org_id uuid, filter jsonb)
 returns private.replay_filter
-language plpgsql
-stable
-set search_path = ''
+language plpgsql stable set search_path = ''
 as $$
 begin
   if filter ?| '{statuses,replayed_before}' then

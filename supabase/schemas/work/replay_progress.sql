@@ -2,9 +2,7 @@
 
 create function public.replay_progress(replay_id uuid)
 returns jsonb
-language plpgsql
-stable
-set search_path = ''
+language plpgsql stable set search_path = ''
 as $$
 declare
   replay public.replays;

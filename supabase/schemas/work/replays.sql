@@ -22,8 +22,7 @@ comment on table public.replays is 'Who put what back in line, or had a version 
 create index replays_list_idx on public.replays (org_id, id desc);
 create index replays_version_idx on public.replays (org_id, version_id);
 
-alter table public.replays enable row level security;
-alter table public.replays force row level security;
+alter table public.replays enable row level security, force row level security;
 grant select on public.replays to authenticated, service_role;
 create policy "members read replays" on public.replays for select to authenticated
   using (org_id in (select private.my_orgs('deliveries.read')));

@@ -15,9 +15,7 @@ comment on type private.settling is 'A delivery that is being settled, with what
 -- security definer: hub_service may touch no table itself.
 create function hub.settle_deliveries(settlements jsonb)
 returns jsonb
-language plpgsql
-security definer
-set search_path = ''
+language plpgsql security definer set search_path = ''
 as $$
 declare
   settlement jsonb;
@@ -56,8 +54,7 @@ grant execute on function hub.settle_deliveries to hub_service;
 
 create function private.settle_together(settlements jsonb)
 returns jsonb
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 declare
   held constant private.settling[] := private.hold_deliveries(settlements);
@@ -81,8 +78,7 @@ comment on function private.settle_together is 'Write down how deliveries ended,
 -- Locked in the order of their ids, so that two batches never lock crosswise.
 create function private.hold_deliveries(settlements jsonb)
 returns private.settling[]
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 begin
   return (
@@ -118,8 +114,7 @@ comment on function private.hold_deliveries is 'Lock the deliveries of settlemen
 
 create function private.write_outcomes(held private.settling[])
 returns jsonb
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 declare
   statuses jsonb;
@@ -160,9 +155,7 @@ comment on function private.write_outcomes is 'Write each attempt and what its d
 
 create function private.proposed(effects jsonb)
 returns jsonb
-language plpgsql
-immutable
-set search_path = ''
+language plpgsql immutable set search_path = ''
 as $$
 begin
   if effects is null or effects = '{}' then
@@ -181,9 +174,7 @@ comment on function private.proposed is 'Effects of an agent that may not act al
 -- Full jitter: a crowd that failed together does not come back together.
 create function private.retry_at(attempts integer, base interval, retry_after_seconds numeric)
 returns timestamptz
-language sql
-volatile
-set search_path = ''
+language sql volatile set search_path = ''
 as $$
   select clock_timestamp() + greatest(
     make_interval(secs => greatest(0, least(coalesce(retry_after_seconds, 0), 86400))),

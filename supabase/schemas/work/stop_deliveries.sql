@@ -4,9 +4,7 @@
 -- security definer: whoever may close an organization need not be able to write deliveries.
 create function private.stop_deliveries()
 returns trigger
-language plpgsql
-security definer
-set search_path = ''
+language plpgsql security definer set search_path = ''
 as $$
 begin
   update public.deliveries

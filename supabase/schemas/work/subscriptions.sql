@@ -36,9 +36,7 @@ create index subscriptions_webhook_idx on public.subscriptions (('webhook-sender
 -- security definer: whoever may change a subscription need not be able to read the catalogue.
 create function private.name_subscribed_types()
 returns trigger
-language plpgsql
-security definer
-set search_path = ''
+language plpgsql security definer set search_path = ''
 as $$
 begin
   new.event_types := private.canonical_types(new.event_types);
@@ -50,9 +48,7 @@ comment on function private.name_subscribed_types is 'Trigger: subscriptions hol
 -- security definer: whoever makes a webhook does not read the vault, which knows whether the hub runs on one machine.
 create function private.refuse_unreachable_webhook()
 returns trigger
-language plpgsql
-security definer
-set search_path = ''
+language plpgsql security definer set search_path = ''
 as $$
 declare
   problem text := private.webhook_url_problem(new.target, exists (
@@ -76,8 +72,7 @@ create trigger subscriptions_names before insert or update of event_types on pub
 create trigger subscriptions_reachable before insert or update of target, target_kind on public.subscriptions
   for each row when (new.target_kind = 'webhook') execute function private.refuse_unreachable_webhook();
 
-alter table public.subscriptions enable row level security;
-alter table public.subscriptions force row level security;
+alter table public.subscriptions enable row level security, force row level security;
 grant select on public.subscriptions to authenticated, service_role;
 grant update (event_types, paused, max_attempts, retry_base) on public.subscriptions to authenticated;
 create policy "members read subscriptions" on public.subscriptions for select to authenticated

@@ -2,8 +2,7 @@
 
 create function private.sweep_deliveries()
 returns jsonb
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 declare
   expired record;
@@ -45,9 +44,7 @@ comment on function private.sweep_deliveries is 'Take back the deliveries whose 
 
 create function private.due_targets(for_at_least interval default '0')
 returns setof text
-language sql
-stable
-set search_path = ''
+language sql stable set search_path = ''
 as $$
   select due_work.target from private.due_work where due_work.due_since <= now() - for_at_least
   union

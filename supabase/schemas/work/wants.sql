@@ -2,9 +2,7 @@
 
 create function private.wants(patterns text[], type text)
 returns boolean
-language plpgsql
-immutable
-set search_path = ''
+language plpgsql immutable set search_path = ''
 as $$
 begin
   -- A pattern can only end in a dot and a star, so a type has few that name it.

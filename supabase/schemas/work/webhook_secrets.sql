@@ -15,9 +15,7 @@ create index webhook_secrets_subscription_idx on private.webhook_secrets (subscr
 -- security definer: only postgres reaches the vault.
 create function private.forget_webhook_secret()
 returns trigger
-language plpgsql
-security definer
-set search_path = ''
+language plpgsql security definer set search_path = ''
 as $$
 begin
   delete from vault.secrets where secrets.id = old.vault_id;
@@ -31,8 +29,7 @@ create trigger webhook_secrets_forgotten after delete on private.webhook_secrets
 
 create function private.add_webhook_secret(subscription_id uuid, old_valid_for interval default '0')
 returns text
-language plpgsql
-set search_path = ''
+language plpgsql set search_path = ''
 as $$
 declare
   -- 244 random bits in 32 bytes.

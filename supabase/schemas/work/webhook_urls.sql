@@ -6,9 +6,7 @@
 -- Where the hub runs on one machine, partners may be on it too. Everywhere else a URL has TLS.
 create function private.is_webhook_url(url text)
 returns boolean
-language sql
-immutable
-set search_path = ''
+language sql immutable set search_path = ''
 as $$
   select length(url) <= 2000
     and url ~ '^(https://[a-z0-9.-]+|http://(127\.0\.0\.1|localhost|[a-z0-9.-]+\.localhost))(:[0-9]{1,5})?([/?][!-"$-?A-~]*)?$';
@@ -18,9 +16,7 @@ grant execute on function private.is_webhook_url to authenticated;
 
 create function private.webhook_url_problem(url text, may_be_local boolean)
 returns text
-language plpgsql
-immutable
-set search_path = ''
+language plpgsql immutable set search_path = ''
 as $$
 declare
   host text := regexp_replace(substring(url from '^https?://([^/:?]*)'), '\.$', '');

@@ -6,10 +6,7 @@
 -- security definer: hub_service may touch no table itself.
 create function hub.webhook(target text)
 returns jsonb
-language sql
-stable
-security definer
-set search_path = ''
+language sql stable security definer set search_path = ''
 as $$
   select jsonb_build_object(
     'url', subscriptions.target,
@@ -28,9 +25,7 @@ grant execute on function hub.webhook to hub_service;
 -- security definer: hub_service may touch no table itself.
 create function hub.stop_webhook(delivery_id uuid, reason text)
 returns jsonb
-language plpgsql
-security definer
-set search_path = ''
+language plpgsql security definer set search_path = ''
 as $$
 declare
   stopped public.subscriptions;
@@ -58,9 +53,7 @@ grant execute on function hub.stop_webhook to hub_service;
 -- security definer: whoever lets a webhook run again may write no alert.
 create function private.webhook_resumed()
 returns trigger
-language plpgsql
-security definer
-set search_path = ''
+language plpgsql security definer set search_path = ''
 as $$
 begin
   perform private.close_alert(old.org_id, 'webhook_gone', old.name);
