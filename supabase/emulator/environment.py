@@ -1,4 +1,4 @@
-"""Makes .venv hold exactly what a lock file names: python environment.py .requirements.lock
+"""Makes an environment hold exactly what a lock file names: python environment.py .requirements.lock .venv
 
 Runs before anything is installed, so it uses the standard library only.
 """
@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-VENV = ROOT / ".venv"
+VENV = ROOT / sys.argv[2]
 PYTHON = VENV / "bin" / "python"
 
 
@@ -37,7 +37,7 @@ def works() -> bool:
 
 
 def make_venv() -> None:
-    print(f"Making .venv with Python {sys.version.split()[0]}", flush=True)
+    print(f"Making {VENV.name} with Python {sys.version.split()[0]}", flush=True)
     made = subprocess.run([sys.executable, "-m", "venv", "--clear", VENV], capture_output=True, text=True)
     if made.returncode != 0:
         sys.exit(

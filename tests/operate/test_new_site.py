@@ -19,7 +19,7 @@ import pytest
 from support.hubs import ROOT, Hub, running_hub, start_hub, web
 
 LEFT_BEHIND = shutil.ignore_patterns(
-    ".git", ".venv", ".state*", "dist", "__pycache__", ".*_cache", ".hypothesis", ".temp"
+    ".git", ".venv*", ".state*", "dist", "__pycache__", ".*_cache", ".hypothesis", ".temp"
 )
 STEPS = ["row", "secret", "function", "manifest", "test", "test event"]
 BOBS = {"NAME": "Bob's Plumbing & Sons", "URL": "https://bobs.example"}
