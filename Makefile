@@ -11,7 +11,7 @@ TESTS :=
 export PYTHONPATH := supabase:.
 
 help: ## This list
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
 
 run: $(VENV)/.requirements.lock ## Run the hub on PORT (54321) with its data in STATE (.state); Ctrl-C stops it
 	@exec $(PYTHON) -m emulator --port "$(PORT)" --state "$(STATE)" --parent $$PPID
