@@ -4328,113 +4328,6 @@ end;
 $$;
 comment on function private.settle_together is 'Write down how deliveries ended, with their effects: those whose lease is still ours.';
 
--- The lease's token is the fence: who was late, or was killed and came back, changes nothing.
--- Locked in the order of their ids, so that two batches never lock crosswise.
-create function private.hold_deliveries(settlements jsonb)
-returns private.settling[]
-language plpgsql set search_path = ''
-as $$
-begin
-  return (
-    select array_agg(locked.settling)
-    from (
-      select row(
-        deliveries.id, deliveries.org_id, deliveries.subscription_id, deliveries.attempts, subscriptions.max_attempts,
-        subscriptions.retry_base, deliveries.claimed_at,
-        said.outcome, left(said.error, 2000), said.duration_ms, said.retry_after_seconds,
-        case when deliveries.mode = 'rehearsal' and said.effects is not null
-          then coalesce(said.result, '{}') || jsonb_build_object('effects', said.effects) else said.result end,
-        case
-          when said.outcome <> 'done' or deliveries.mode <> 'live' or deliveries.effects_applied_at is not null then null
-          when agents.autonomy <> 'auto' then private.proposed(said.effects)
-          else said.effects end,
-        events.id, events.occurred_at, events.site_id, events.contact_id, events.subject_type, events.subject_id, events.trace_id,
-        agents.id, agents.name, versions.id
-      )::private.settling as settling
-      from jsonb_to_recordset(settlements) as said (
-        id uuid, lease_token uuid, outcome text, error text, duration_ms integer, retry_after_seconds numeric, result jsonb, effects jsonb)
-      join public.deliveries
-        on deliveries.id = said.id and deliveries.lease_token = said.lease_token and deliveries.status = 'running'
-      join public.subscriptions on subscriptions.id = deliveries.subscription_id
-      join public.events on events.id = deliveries.event_id
-      left join public.agents on agents.id = subscriptions.agent_id
-      left join public.agent_versions as versions on versions.agent_id = agents.id and versions.status = 'published'
-      order by deliveries.id
-      for update of deliveries
-    ) as locked);
-end;
-$$;
-comment on function private.hold_deliveries is 'Lock the deliveries of settlements whose lease is still held, with what SQL knows of them.';
-
-create function private.write_outcomes(held private.settling[])
-returns jsonb
-language plpgsql set search_path = ''
-as $$
-declare
-  statuses jsonb;
-begin
-  insert into public.delivery_attempts (org_id, delivery_id, attempt, outcome, error, duration_ms, started_at)
-  select org_id, id, attempts, outcome, error, duration_ms, claimed_at
-  from unnest(held)
-  where outcome <> 'release';
-
-  with written as (
-    update public.deliveries
-    set lease_token = null,
-        leased_until = null,
-        effects_applied_at = case when it.effects is not null then now() else deliveries.effects_applied_at end,
-        result = coalesce(it.result, deliveries.result),
-        last_error = case when it.outcome = 'release' then deliveries.last_error else it.error end,
-        attempts = deliveries.attempts - (it.outcome = 'release')::integer,
-        run_at = case it.outcome
-          when 'retry' then private.retry_at(it.attempts, it.retry_base, it.retry_after_seconds)
-          when 'release' then now()
-          else deliveries.run_at end,
-        status = case
-          when it.outcome = 'done' then 'done'
-          when it.outcome = 'skipped' then 'skipped'
-          when it.outcome = 'release' then 'pending'
-          when it.outcome = 'dead' or it.attempts >= it.max_attempts then 'dead'
-          when it.outcome = 'retry' then 'failed'
-        end::public.delivery_status
-    from unnest(held) as it
-    where deliveries.id = it.id
-    returning deliveries.id, deliveries.status
-  )
-  select jsonb_object_agg(written.id, written.status) into statuses from written;
-  return statuses;
-end;
-$$;
-comment on function private.write_outcomes is 'Write each attempt and what its delivery is now; answers the statuses by delivery.';
-
-create function private.proposed(effects jsonb)
-returns jsonb
-language plpgsql immutable set search_path = ''
-as $$
-begin
-  if effects is null or effects = '{}' then
-    return effects;
-  end if;
-  if not effects ? 'action' then
-    perform private.fail(422, 'nothing_to_review', 'An agent that may not act alone says what it decided.');
-  end if;
-  return jsonb_build_object(
-    'action', (effects -> 'action') || '{"outcome": "escalated"}',
-    'proposal', effects - 'action');
-end;
-$$;
-comment on function private.proposed is 'Effects of an agent that may not act alone: its action, with the rest for a person to approve.';
-
--- Full jitter: a crowd that failed together does not come back together.
-create function private.retry_at(attempts integer, base interval, retry_after_seconds numeric)
-returns timestamptz
-language sql volatile set search_path = ''
-as $$
-  select clock_timestamp() + greatest(
-    make_interval(secs => greatest(0, least(coalesce(retry_after_seconds, 0), 86400))),
-    random() * least(interval '1 hour', base * power(2, least(attempts - 1, 20))));
-$$;
-
 -- work/stop_deliveries.sql
 -- A closed organization's work stops at once: nothing more is claimed, and what runs cannot be settled.
 
@@ -4637,6 +4530,116 @@ create trigger subscriptions_resumed after update of paused on public.subscripti
 
 create trigger subscriptions_gone after delete on public.subscriptions
   for each row when (old.target_kind = 'webhook') execute function private.webhook_resumed();
+
+-- work/write_outcomes.sql
+-- The steps of settling: the deliveries whose lease is held are locked, and what became of them is written.
+
+-- The lease's token is the fence: who was late, or was killed and came back, changes nothing.
+-- Locked in the order of their ids, so that two batches never lock crosswise.
+create function private.hold_deliveries(settlements jsonb)
+returns private.settling[]
+language plpgsql set search_path = ''
+as $$
+begin
+  return (
+    select array_agg(locked.settling)
+    from (
+      select row(
+        deliveries.id, deliveries.org_id, deliveries.subscription_id, deliveries.attempts, subscriptions.max_attempts,
+        subscriptions.retry_base, deliveries.claimed_at,
+        said.outcome, left(said.error, 2000), said.duration_ms, said.retry_after_seconds,
+        case when deliveries.mode = 'rehearsal' and said.effects is not null
+          then coalesce(said.result, '{}') || jsonb_build_object('effects', said.effects) else said.result end,
+        case
+          when said.outcome <> 'done' or deliveries.mode <> 'live' or deliveries.effects_applied_at is not null then null
+          when agents.autonomy <> 'auto' then private.proposed(said.effects)
+          else said.effects end,
+        events.id, events.occurred_at, events.site_id, events.contact_id, events.subject_type, events.subject_id, events.trace_id,
+        agents.id, agents.name, versions.id
+      )::private.settling as settling
+      from jsonb_to_recordset(settlements) as said (
+        id uuid, lease_token uuid, outcome text, error text, duration_ms integer, retry_after_seconds numeric, result jsonb, effects jsonb)
+      join public.deliveries
+        on deliveries.id = said.id and deliveries.lease_token = said.lease_token and deliveries.status = 'running'
+      join public.subscriptions on subscriptions.id = deliveries.subscription_id
+      join public.events on events.id = deliveries.event_id
+      left join public.agents on agents.id = subscriptions.agent_id
+      left join public.agent_versions as versions on versions.agent_id = agents.id and versions.status = 'published'
+      order by deliveries.id
+      for update of deliveries
+    ) as locked);
+end;
+$$;
+comment on function private.hold_deliveries is 'Lock the deliveries of settlements whose lease is still held, with what SQL knows of them.';
+
+create function private.write_outcomes(held private.settling[])
+returns jsonb
+language plpgsql set search_path = ''
+as $$
+declare
+  statuses jsonb;
+begin
+  insert into public.delivery_attempts (org_id, delivery_id, attempt, outcome, error, duration_ms, started_at)
+  select org_id, id, attempts, outcome, error, duration_ms, claimed_at
+  from unnest(held)
+  where outcome <> 'release';
+
+  with written as (
+    update public.deliveries
+    set lease_token = null,
+        leased_until = null,
+        effects_applied_at = case when it.effects is not null then now() else deliveries.effects_applied_at end,
+        result = coalesce(it.result, deliveries.result),
+        last_error = case when it.outcome = 'release' then deliveries.last_error else it.error end,
+        attempts = deliveries.attempts - (it.outcome = 'release')::integer,
+        run_at = case it.outcome
+          when 'retry' then private.retry_at(it.attempts, it.retry_base, it.retry_after_seconds)
+          when 'release' then now()
+          else deliveries.run_at end,
+        status = case
+          when it.outcome = 'done' then 'done'
+          when it.outcome = 'skipped' then 'skipped'
+          when it.outcome = 'release' then 'pending'
+          when it.outcome = 'dead' or it.attempts >= it.max_attempts then 'dead'
+          when it.outcome = 'retry' then 'failed'
+        end::public.delivery_status
+    from unnest(held) as it
+    where deliveries.id = it.id
+    returning deliveries.id, deliveries.status
+  )
+  select jsonb_object_agg(written.id, written.status) into statuses from written;
+  return statuses;
+end;
+$$;
+comment on function private.write_outcomes is 'Write each attempt and what its delivery is now; answers the statuses by delivery.';
+
+create function private.proposed(effects jsonb)
+returns jsonb
+language plpgsql immutable set search_path = ''
+as $$
+begin
+  if effects is null or effects = '{}' then
+    return effects;
+  end if;
+  if not effects ? 'action' then
+    perform private.fail(422, 'nothing_to_review', 'An agent that may not act alone says what it decided.');
+  end if;
+  return jsonb_build_object(
+    'action', (effects -> 'action') || '{"outcome": "escalated"}',
+    'proposal', effects - 'action');
+end;
+$$;
+comment on function private.proposed is 'Effects of an agent that may not act alone: its action, with the rest for a person to approve.';
+
+-- Full jitter: a crowd that failed together does not come back together.
+create function private.retry_at(attempts integer, base interval, retry_after_seconds numeric)
+returns timestamptz
+language sql volatile set search_path = ''
+as $$
+  select clock_timestamp() + greatest(
+    make_interval(secs => greatest(0, least(coalesce(retry_after_seconds, 0), 86400))),
+    random() * least(interval '1 hour', base * power(2, least(attempts - 1, 20))));
+$$;
 
 -- decisions/agent_actions.sql
 -- Actions: one decision of one agent, what it saw, what it chose, how sure, what came of it.
@@ -6888,94 +6891,8 @@ $$;
 comment on function private.steps_to_event is 'What led to an event, from where it began to the event itself.';
 grant execute on function private.steps_to_event to authenticated, service_role;
 
--- watch/explain_subject.sql
--- The steps between a row and the event that led to it.
-
-create function private.steps_to_subject(id uuid, out subject text, out steps private.step[], out event_id uuid)
-language plpgsql stable set search_path = ''
-as $$
-declare
-  alert public.alerts;
-  lead public.leads;
-  action public.agent_actions;
-  delivery public.deliveries;
-begin
-  select events.id into event_id from public.events where events.id = steps_to_subject.id;
-  if found then
-    subject := 'event';
-    return;
-  end if;
-  select * into alert from public.alerts where alerts.id = steps_to_subject.id;
-  if found then
-    subject := 'alert';
-    select told.steps, told.event_id into steps, event_id from private.steps_to_alert(alert) as told;
-    return;
-  end if;
-  select * into lead from public.leads where leads.id = steps_to_subject.id;
-  if found then
-    subject := 'lead';
-    select told.steps, told.event_id into steps, event_id from private.steps_to_lead(lead) as told;
-    return;
-  end if;
-  select * into action from public.agent_actions where agent_actions.id = steps_to_subject.id;
-  if found then
-    subject := 'action';
-    steps := private.steps_to_action(action);
-    event_id := action.event_id;
-    return;
-  end if;
-  select * into delivery from public.deliveries where deliveries.id = steps_to_subject.id;
-  if found then
-    subject := 'delivery';
-    steps := private.delivery_steps(delivery);
-    event_id := delivery.event_id;
-  end if;
-end;
-$$;
-comment on function private.steps_to_subject is 'What a row is, and what stands between it and the event that led to it.';
-grant execute on function private.steps_to_subject to authenticated, service_role;
-
-create function private.steps_to_lead(lead public.leads, out steps private.step[], out event_id uuid)
-language plpgsql stable set search_path = ''
-as $$
-declare
-  action public.agent_actions;
-begin
-  steps := array[row(
-    'lead', lead.id, coalesce(lead.last_action_at, lead.created_at),
-    case when lead.score is null then 'The lead has no score yet.'
-      else format('The lead''s score is %s (%s): %s.', lead.score, lead.band, array_to_string(lead.reasons, ', ')) end,
-    to_jsonb(lead))::private.step];
-  select * into action from public.agent_actions
-  where agent_actions.org_id = lead.org_id and agent_actions.lead_id = lead.id and agent_actions.event_id = lead.scored_by
-    and agent_actions.outcome <> 'failed'
-  order by agent_actions.id desc limit 1;
-  if found then
-    steps := private.steps_to_action(action) || steps;
-  end if;
-  event_id := coalesce(lead.scored_by, (
-    select events.id from public.events
-    where events.org_id = lead.org_id and events.contact_id = any (private.contact_family(lead.contact_id))
-      and events.subject_id = lead.id
-    order by events.id limit 1));
-end;
-$$;
-comment on function private.steps_to_lead is 'A lead''s score, and who gave it.';
-grant execute on function private.steps_to_lead to authenticated, service_role;
-
-create function private.steps_to_action(action public.agent_actions)
-returns private.step[]
-language plpgsql stable set search_path = ''
-as $$
-declare
-  delivery public.deliveries;
-begin
-  select * into delivery from public.deliveries where deliveries.id = action.delivery_id;
-  return case when found then private.delivery_steps(delivery) end || private.action_step(action);
-end;
-$$;
-comment on function private.steps_to_action is 'An agent''s decision, after the delivery in which it was made.';
-grant execute on function private.steps_to_action to authenticated, service_role;
+-- watch/explain_rows.sql
+-- The steps that an alert, a delivery and an action are in an explanation.
 
 create function private.steps_to_alert(alert public.alerts, out steps private.step[], out event_id uuid)
 language plpgsql stable set search_path = ''
@@ -7065,6 +6982,95 @@ as $$
 $$;
 comment on function private.action_step is 'An agent''s decision, with its reasons.';
 grant execute on function private.action_step to authenticated, service_role;
+
+-- watch/explain_subject.sql
+-- The steps between a row and the event that led to it.
+
+create function private.steps_to_subject(id uuid, out subject text, out steps private.step[], out event_id uuid)
+language plpgsql stable set search_path = ''
+as $$
+declare
+  alert public.alerts;
+  lead public.leads;
+  action public.agent_actions;
+  delivery public.deliveries;
+begin
+  select events.id into event_id from public.events where events.id = steps_to_subject.id;
+  if found then
+    subject := 'event';
+    return;
+  end if;
+  select * into alert from public.alerts where alerts.id = steps_to_subject.id;
+  if found then
+    subject := 'alert';
+    select told.steps, told.event_id into steps, event_id from private.steps_to_alert(alert) as told;
+    return;
+  end if;
+  select * into lead from public.leads where leads.id = steps_to_subject.id;
+  if found then
+    subject := 'lead';
+    select told.steps, told.event_id into steps, event_id from private.steps_to_lead(lead) as told;
+    return;
+  end if;
+  select * into action from public.agent_actions where agent_actions.id = steps_to_subject.id;
+  if found then
+    subject := 'action';
+    steps := private.steps_to_action(action);
+    event_id := action.event_id;
+    return;
+  end if;
+  select * into delivery from public.deliveries where deliveries.id = steps_to_subject.id;
+  if found then
+    subject := 'delivery';
+    steps := private.delivery_steps(delivery);
+    event_id := delivery.event_id;
+  end if;
+end;
+$$;
+comment on function private.steps_to_subject is 'What a row is, and what stands between it and the event that led to it.';
+grant execute on function private.steps_to_subject to authenticated, service_role;
+
+create function private.steps_to_lead(lead public.leads, out steps private.step[], out event_id uuid)
+language plpgsql stable set search_path = ''
+as $$
+declare
+  action public.agent_actions;
+begin
+  steps := array[row(
+    'lead', lead.id, coalesce(lead.last_action_at, lead.created_at),
+    case when lead.score is null then 'The lead has no score yet.'
+      else format('The lead''s score is %s (%s): %s.', lead.score, lead.band, array_to_string(lead.reasons, ', ')) end,
+    to_jsonb(lead))::private.step];
+  select * into action from public.agent_actions
+  where agent_actions.org_id = lead.org_id and agent_actions.lead_id = lead.id and agent_actions.event_id = lead.scored_by
+    and agent_actions.outcome <> 'failed'
+  order by agent_actions.id desc limit 1;
+  if found then
+    steps := private.steps_to_action(action) || steps;
+  end if;
+  event_id := coalesce(lead.scored_by, (
+    select events.id from public.events
+    where events.org_id = lead.org_id and events.contact_id = any (private.contact_family(lead.contact_id))
+      and events.subject_id = lead.id
+    order by events.id limit 1));
+end;
+$$;
+comment on function private.steps_to_lead is 'A lead''s score, and who gave it.';
+grant execute on function private.steps_to_lead to authenticated, service_role;
+
+create function private.steps_to_action(action public.agent_actions)
+returns private.step[]
+language plpgsql stable set search_path = ''
+as $$
+declare
+  delivery public.deliveries;
+begin
+  select * into delivery from public.deliveries where deliveries.id = action.delivery_id;
+  return case when found then private.delivery_steps(delivery) end || private.action_step(action);
+end;
+$$;
+comment on function private.steps_to_action is 'An agent''s decision, after the delivery in which it was made.';
+grant execute on function private.steps_to_action to authenticated, service_role;
 
 -- watch/explain_words.sql
 -- The words of an explanation: what happened, and where it came from.
