@@ -1043,12 +1043,14 @@ $$;
 comment on function private.take_turns_aside is 'Take turns in a row that nobody holds, or raise 429.';
 
 -- Above the burst a level is one of a higher rate, and a time in the future one of a clock that was set back.
--- No search_path of its own: so it is a part of whatever asks it.
 create function private.turns_used(level double precision, at timestamptz, aside bigint, taken_at timestamptz, per_second integer)
 returns double precision
-language sql
-immutable
-return greatest(least(level, per_second * 20) - per_second * abs(date_part('epoch', taken_at - at)), 0) + greatest(aside, 0);
+language plpgsql immutable set search_path = ''
+as $$
+begin
+  return greatest(least(level, per_second * 20) - per_second * abs(date_part('epoch', taken_at - at)), 0) + greatest(aside, 0);
+end;
+$$;
 comment on function private.turns_used is 'How full a bucket is: what it held, less what has leaked since, and what was taken aside.';
 
 create function private.refuse_turn(seconds numeric)
@@ -6451,6 +6453,40 @@ as $$
 $$;
 comment on function private.cron_interval is 'How far apart a schedule''s runs are; null for what runs less than daily or at odd times.';
 
+-- watch/check_kinds.sql
+-- The check of kinds: sites that sent kinds of events which the catalogue does not know.
+
+create function private.check_kind_unknown(org_id uuid, config jsonb, at timestamptz)
+returns setof private.finding
+language sql stable set search_path = ''
+as $$
+  select
+    sites.slug, 'warning'::public.alert_severity,
+    format('%s sent kinds that nobody knows: %s. What came so is kept and starts nothing until rpc/name_kind says what it means.',
+           sites.name, left(unknown.kinds, 200)),
+    jsonb_build_object('kinds', left(unknown.kinds, 200), 'events', unknown.count),
+    sites.id
+  from (
+    select kinds.site_id, string_agg(kinds.type, ', ' order by kinds.type) as kinds, sum(kinds.count) as count
+    from (
+      select latest.site_id, latest.type, count(*) as count
+      from (
+        select events.site_id, events.type
+        from public.events
+        where events.org_id = check_kind_unknown.org_id and events.unrecognised
+        order by events.id desc
+        limit 1000
+      ) as latest
+      group by latest.site_id, latest.type
+    ) as kinds
+    -- Unless it has a name by now.
+    where private.canonical_type(kinds.type) is null
+    group by kinds.site_id
+  ) as unknown
+  join public.sites on sites.id = unknown.site_id;
+$$;
+comment on function private.check_kind_unknown is 'Sites that sent kinds of events which the catalogue does not know.';
+
 -- watch/check_models.sql
 -- The check of models: one that is asked and never decides.
 --
@@ -6580,7 +6616,7 @@ $$;
 comment on function private.check_pull_gaps is 'Sites whose push should have brought what only their pull did.';
 
 -- watch/check_sites.sql
--- Checks of sites: silence, refused signatures, repeats, unknown kinds.
+-- Checks of sites: silence, refused signatures, repeats.
 
 create function private.check_site_silent(org_id uuid, config jsonb, at timestamptz)
 returns setof private.finding
@@ -6704,37 +6740,6 @@ as $$
 $$;
 comment on function private.check_duplicates_spike is
   'Sites most of whose latest submissions are sent again under their key or repeat somebody who was just there: a sender that loops.';
-
-create function private.check_kind_unknown(org_id uuid, config jsonb, at timestamptz)
-returns setof private.finding
-language sql stable set search_path = ''
-as $$
-  select
-    sites.slug, 'warning'::public.alert_severity,
-    format('%s sent kinds that nobody knows: %s. What came so is kept and starts nothing until rpc/name_kind says what it means.',
-           sites.name, left(unknown.kinds, 200)),
-    jsonb_build_object('kinds', left(unknown.kinds, 200), 'events', unknown.count),
-    sites.id
-  from (
-    select kinds.site_id, string_agg(kinds.type, ', ' order by kinds.type) as kinds, sum(kinds.count) as count
-    from (
-      select latest.site_id, latest.type, count(*) as count
-      from (
-        select events.site_id, events.type
-        from public.events
-        where events.org_id = check_kind_unknown.org_id and events.unrecognised
-        order by events.id desc
-        limit 1000
-      ) as latest
-      group by latest.site_id, latest.type
-    ) as kinds
-    -- Unless it has a name by now.
-    where private.canonical_type(kinds.type) is null
-    group by kinds.site_id
-  ) as unknown
-  join public.sites on sites.id = unknown.site_id;
-$$;
-comment on function private.check_kind_unknown is 'Sites that sent kinds of events which the catalogue does not know.';
 
 -- watch/data_monitor.sql
 -- The agent data-monitor of an organization: made, and when it last looked.

@@ -117,12 +117,14 @@ $$;
 comment on function private.take_turns_aside is 'Take turns in a row that nobody holds, or raise 429.';
 
 -- Above the burst a level is one of a higher rate, and a time in the future one of a clock that was set back.
--- No search_path of its own: so it is a part of whatever asks it.
 create function private.turns_used(level double precision, at timestamptz, aside bigint, taken_at timestamptz, per_second integer)
 returns double precision
-language sql
-immutable
-return greatest(least(level, per_second * 20) - per_second * abs(date_part('epoch', taken_at - at)), 0) + greatest(aside, 0);
+language plpgsql immutable set search_path = ''
+as $$
+begin
+  return greatest(least(level, per_second * 20) - per_second * abs(date_part('epoch', taken_at - at)), 0) + greatest(aside, 0);
+end;
+$$;
 comment on function private.turns_used is 'How full a bucket is: what it held, less what has leaked since, and what was taken aside.';
 
 create function private.refuse_turn(seconds numeric)
