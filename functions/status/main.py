@@ -46,7 +46,7 @@ _asked: tuple[float, list[dict[str, str]]] | None = None
 
 
 async def _functions() -> list[dict[str, str]]:
-    """What each function answered, at most FRESH_FOR seconds ago: asking wakes them all."""
+    """The answer of each function, at most FRESH_FOR seconds old: a question starts an instance of each."""
     global _asked
     if _asked is None or time.monotonic() - _asked[0] > FRESH_FOR:
         deployment = settings.load(settings.Deployment)

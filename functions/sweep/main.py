@@ -1,8 +1,8 @@
-"""Wake what the database could not: called by a clock outside of it, once a minute.
+"""Kick each target that the database could not: called by a clock outside of it, once a minute.
 
-The database wakes functions itself, by pg_net when something happens and by its sweep every five seconds. Should pg_net
-or pg_cron stand still, this still finds each target whose deliveries have been due for ten seconds, and calls it as they
-would. In production the clock is Cloud Scheduler; the local stack has one.
+The database kicks functions itself, by pg_net when something happens and by its sweep every five seconds. When pg_net
+or pg_cron stands still, this function finds each target whose deliveries have been due for ten seconds and kicks it.
+On a hosted project the clock is Cloud Scheduler; the local stack has one.
 """
 
 import asyncio
@@ -27,19 +27,19 @@ SECONDS = 50.0
 async def sweep(_caller: None) -> dict[str, Any]:
     targets: list[str] = await db.call("overdue_targets")
     if not targets:
-        return {"overdue": 0, "woken": 0}
+        return {"overdue": 0, "kicked": 0}
     base = settings.load(settings.Functions).functions_url.rstrip("/")
     key = settings.load(settings.Hub).invoke_secret.split(",")[0].strip()
     async with Client() as client:
-        woken = await asyncio.gather(*(_wake(client, base, key, target) for target in targets))
-    return {"overdue": len(targets), "woken": sum(woken)}
+        kicked = await asyncio.gather(*(_kick(client, base, key, target) for target in targets))
+    return {"overdue": len(targets), "kicked": sum(kicked)}
 
 
-async def _wake(client: Client, base: str, key: str, target: str) -> bool:
+async def _kick(client: Client, base: str, key: str, target: str) -> bool:
     headers = {"apikey": key, "content-type": "application/json"}
     try:
         answer = await client.post(f"{base}/{target}", orjson.dumps({"target": target}), headers, SECONDS)
     except (Unreachable, Forbidden) as error:
-        log.line("not_woken", target=target, error=str(error))
+        log.line("not_kicked", target=target, error=str(error))
         return False
     return answer.status == 200

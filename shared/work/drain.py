@@ -28,7 +28,7 @@ SETTLE_ATTEMPTS = 4
 
 
 class Kick(BaseModel):
-    """What the hub posts to wake a function: a hint, nothing more."""
+    """The body that the hub posts to a function that has work: a hint, nothing more."""
 
     target: str | None = None
 

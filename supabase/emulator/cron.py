@@ -136,21 +136,21 @@ class Scheduler:
         self._minute = _now().replace(second=0, microsecond=0)
         self._places = asyncio.Semaphore(MOST_AT_ONCE)
 
-    async def run(self, bell: Connection, runs: asyncio.TaskGroup) -> None:
+    async def run(self, notified: Connection, runs: asyncio.TaskGroup) -> None:
         await self._records.execute(
             "update cron.job_run_details set status = 'failed', return_message = 'server restarted', end_time = now()"
             " where status in ('starting', 'connecting', 'sending', 'running')"
         )
-        await bell.execute("listen pg_cron")
+        await notified.execute("listen pg_cron")
         await self._load()
         for waiting in self._waiting.values():
             waiting.pending = int(waiting.at_start)
         while True:
             self._start_due(runs)
             to_next_second = 1 - _now().microsecond / 1e6
-            async for ring in bell.notifies(timeout=to_next_second, stop_after=1):
+            async for notification in notified.notifies(timeout=to_next_second, stop_after=1):
                 await self._load()
-                if asked_for := self._waiting.get(int(ring.payload)):
+                if asked_for := self._waiting.get(int(notification.payload)):
                     asked_for.pending += 1
             await self._load()
             self._look_at_clock()

@@ -52,11 +52,11 @@ async def send_requests(url: str) -> None:
 
 async def run_jobs(url: str) -> None:
     async with (
-        await connect(url, cron.APPLICATION) as bell,
+        await connect(url, cron.APPLICATION) as notified,
         await connect(url, cron.APPLICATION) as records,
         asyncio.TaskGroup() as runs,
     ):
-        await cron.Scheduler(records, url).run(bell, runs)
+        await cron.Scheduler(records, url).run(notified, runs)
 
 
 async def sweep() -> None:

@@ -142,7 +142,7 @@ class Day:
     def events(self, kinds: tuple[str, ...] = ("form.submitted", "booking.placed")) -> list[str]:
         return [it.answers[0]["event_id"] for it in self.sent if it.answers and it.kind in kinds]
 
-    def given_up(self, events: list[str]) -> list[dict[str, Any]]:
+    def dead(self, events: list[str]) -> list[dict[str, Any]]:
         return self.by_event(
             "deliveries", "event_id", "id,last_error", events, status="eq.dead", mode="eq.live"
         )
@@ -200,7 +200,7 @@ def two_sites(day: Day) -> None:
 def bad_hour(day: Day) -> None:
     """A version that cannot decide is published; what fails is kept, and put in line again when it is mended."""
     published = day.hub.published("lead-qualifier")
-    [wish] = day.hub.rows("subscriptions", select="max_attempts", name="eq.lead-qualifier")
+    [subscription] = day.hub.rows("subscriptions", select="max_attempts", name="eq.lead-qualifier")
     failing = [day.form("prime", f"f{number}") for number in range(12)]
     try:
         day.hub.change("subscriptions", {"max_attempts": 1}, name="eq.lead-qualifier")
@@ -208,14 +208,14 @@ def bad_hour(day: Day) -> None:
         day.hub.call("publish_version", agent="lead-qualifier", version=broken)
         asyncio.run(day.send(failing))
         events = [it.answers[0]["event_id"] for it in failing]
-        day.wait("the broken version gives up", lambda: len(day.given_up(events)) == len(events))
+        day.wait("the deliveries to the broken version are dead", lambda: len(day.dead(events)) == len(events))
         day.check(
             "a failing agent loses nothing: 12 deliveries are kept with their error",
-            len(day.given_up(events)) == 12,
+            len(day.dead(events)) == 12,
         )
     finally:
         day.hub.call("publish_version", agent="lead-qualifier", version=published)
-        day.hub.change("subscriptions", wish, name="eq.lead-qualifier")
+        day.hub.change("subscriptions", subscription, name="eq.lead-qualifier")
     day.hub.call("replay_events", filter={"event_ids": events}, subscription="lead-qualifier", dry_run=False)
     day.wait("the replay qualifies them", day.is_qualified)
 

@@ -806,7 +806,7 @@ def test_a_site_a_source_or_an_organization_that_is_off_is_not_pulled(
     assert partner.asked == []
 
 
-def test_the_clock_wakes_it(own_hub: Any, partner: Partner) -> None:
+def test_the_clock_kicks_it(own_hub: Any, partner: Partner) -> None:
     job = own_hub.rows("select schedule, command from cron.job where jobname = 'pull_sites'")[0]
     source = add_source(own_hub, partner)
     assert job[0] == "* * * * *"

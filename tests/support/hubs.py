@@ -110,7 +110,7 @@ class Hub:
         before = self.rows(runs, name)
         for _ in range(10):
             self.sql("select cron.run_now(%s)", name)
-            # Right after a start nobody hears the bell yet.
+            # Right after a start nobody listens yet.
             if self.until(lambda: self.rows(runs, name) != before, 2):
                 return
         raise TimeoutError(f"the job {name} does not begin")
@@ -177,7 +177,7 @@ def start_hub(state: Path, port: int = 0, root: Path = ROOT, **environment: str)
                 str(os.getpid()),
             ],
             cwd=root,
-            # Who wants to see what nobody wakes is not to be helped by the clock outside of the database.
+            # A test of targets that nothing kicks is not helped by the clock outside of the database.
             env={
                 **inherited,
                 "PYTHONPATH": f"{root / 'supabase'}:{root}",

@@ -39,7 +39,7 @@ def test_a_clock_that_stands_still_makes_it_unready(own_hub: Any) -> None:
     assert (answer.status_code, answer.json()["swept_seconds_ago"]) == (503, None)
 
 
-def test_what_was_given_up_is_counted_and_leaves_it_ready(own_hub: Any) -> None:
+def test_dead_deliveries_are_counted_and_leave_it_ready(own_hub: Any) -> None:
     assert own_hub.until(lambda: ready(own_hub).status_code == 200)
     before = ready(own_hub).json()["dead"]
     own_hub.sql(

@@ -214,7 +214,7 @@ def test_410_pauses_the_webhook_until_a_person_lets_it_run(hub: Any, hook: Make,
     assert wish.alerts("webhook_gone") == [False]
 
 
-def test_what_is_given_up_reaches_a_person_by_another_webhook_and_runs_in_no_circle(
+def test_a_dead_delivery_is_told_by_another_webhook_and_runs_in_no_circle(
     hub: Any, hook: Make, partner: Partner, other_partner: Partner
 ) -> None:
     partner.answers = [(500, {})]

@@ -1,5 +1,5 @@
 -- Stand-in for pg_net 0.20.4: same schema, signatures, tables and grants in plain SQL. The worker is
--- emulator/net.py, woken by a notification that Postgres sends at commit.
+-- emulator/net.py; Postgres notifies it at commit.
 
 create schema if not exists net;
 
