@@ -538,7 +538,7 @@ create policy "admins change their sites" on public.sites for update to authenti
   with check (org_id in (select private.my_orgs('sites.update')));
 
 -- sites/site_secrets.sql
--- Site secrets: what a site may sign in with, chosen by the kind of secret.
+-- Site secrets: a site proves itself with a secret of a kind.
 --
 -- static is the secret itself in a header: accepted, and weak, for whoever sees one request has it. standard (Standard
 -- Webhooks) and hmac sign timestamp and body. page signs the short-lived tokens that browsers post with. A site may
@@ -560,7 +560,7 @@ create table private.site_secrets (
   constraint site_secrets_digest check (length(sha256) = 32),
   constraint site_secrets_unique unique (sha256)
 );
-comment on table private.site_secrets is 'What a site may sign in with; two valid at once while one replaces the other.';
+comment on table private.site_secrets is 'The secrets by which sites prove themselves; two are valid at once while one replaces the other.';
 comment on column private.site_secrets.sha256 is 'Of the secret as it is written. All that is kept of a static one.';
 comment on column private.site_secrets.vault_id is 'The key in the vault, while it may sign.';
 create index site_secrets_site_idx on private.site_secrets (site_id);
@@ -793,7 +793,7 @@ begin
 
   select * into known from private.site_secrets where site_secrets.sha256 = digest for update;
   if known.site_id <> target or known.kind <> set_site_secret.kind then
-    perform private.fail(409, 'secret_in_use', 'This secret is in use elsewhere, or in another way.');
+    perform private.fail(409, 'secret_in_use', 'This secret is in use at another site, or as another kind.');
   end if;
   if kind <> 'static' and known.vault_id is null then
     known.vault_id := vault.create_secret(secret, format('site %s %s', site_slug, encode(substring(digest for 6), 'hex')));
@@ -890,7 +890,7 @@ $$;
 comment on function private.plain_key is 'A key from the vault; null when it is not there or cannot be read.';
 
 -- sites/site_secret_kinds.sql
--- Which ways in a site has, and which of them is weak: what people and the status see of secrets.
+-- Secret kinds: the kinds of secret that a site has, and which is weak; users and the status see no more of secrets.
 
 create view private.site_secret_kinds as
   select sites.org_id, site_secrets.id, sites.id as site_id, sites.slug, site_secrets.kind, site_secrets.kind = 'static' as is_weak,
@@ -898,7 +898,7 @@ create view private.site_secret_kinds as
   from private.site_secrets
   join public.sites on sites.id = site_secrets.site_id
   where coalesce(site_secrets.valid_to, 'infinity') > now();
-comment on view private.site_secret_kinds is 'The ways in that sites have now; is_weak: whoever sees one request can send others.';
+comment on view private.site_secret_kinds is 'The secrets that sites have now, by kind; is_weak: whoever sees one request can send others.';
 
 create function public.site_secret_kinds()
 returns setof private.site_secret_kinds
@@ -906,7 +906,7 @@ language sql stable set search_path = ''
 as $$
   select * from private.site_secret_kinds_for_caller();
 $$;
-comment on function public.site_secret_kinds is 'The ways in that the caller''s sites have now, without the secrets; is_weak: whoever sees one request can send others.';
+comment on function public.site_secret_kinds is 'The kinds of secret that the caller''s sites have now, never the secrets; is_weak: whoever sees one request can send others.';
 grant execute on function public.site_secret_kinds to authenticated, service_role;
 
 -- security definer: nobody reads secrets, members only that there are some.
@@ -920,7 +920,7 @@ begin
   where (select auth.role()) = 'service_role' or site_secret_kinds.org_id in (select private.my_orgs('sites.read'));
 end;
 $$;
-comment on function private.site_secret_kinds_for_caller is 'The ways in of the sites in the caller''s organizations.';
+comment on function private.site_secret_kinds_for_caller is 'The kinds of secret of the sites in the caller''s organizations.';
 grant execute on function private.site_secret_kinds_for_caller to authenticated, service_role;
 
 -- sites/turns.sql
@@ -6052,7 +6052,7 @@ comment on type private.finding is 'What a check answers for each thing that is 
 -- loses, what was pulled does not say that the push lives.
 
 create view private.arrivals as
-  select events.id, events.org_id, events.site_id, left(events.source, 5) as way
+  select events.id, events.org_id, events.site_id, left(events.source, 5) as prefix
   from public.events
   where left(events.source, 5) in ('site:', 'pull:') and events.data #>> '{form,submission_id}' is distinct from 'test-event';
 comment on view private.arrivals is 'What sites sent or had fetched from them, without the form by which `make new-site` tries a connection.';
@@ -6065,7 +6065,7 @@ as $$
   from private.arrivals
   where arrivals.org_id = site.org_id and arrivals.site_id = site.id
     -- Asked once, not for each arrival.
-    and arrivals.way = any ((select private.living_sources(site))::text[])
+    and arrivals.prefix = any ((select private.living_sources(site))::text[])
     and arrivals.id < private.uuid_v7_floor(before)
   order by arrivals.id desc
   limit 1;
@@ -6079,7 +6079,7 @@ as $$
   select private.uuid_v7_time(arrivals.id)
   from private.arrivals
   where arrivals.org_id = site.org_id and arrivals.site_id = site.id
-    and arrivals.way = any ((select private.living_sources(site))::text[])
+    and arrivals.prefix = any ((select private.living_sources(site))::text[])
   order by arrivals.id
   limit 1;
 $$;
@@ -6099,7 +6099,7 @@ begin
   return '{site:,pull:}';
 end;
 $$;
-comment on function private.living_sources is 'Which ways of arrival show that a site lives: of one that pushes and is pulled as well, its pushes alone.';
+comment on function private.living_sources is 'The prefixes of the sources that show that a site lives; the pushes alone of a site that pushes and is pulled.';
 
 -- watch/explain.sql
 -- Explain: why a row is as it is, from what happened outside down to it, in plain words with the rows.
@@ -7603,7 +7603,7 @@ as $$
   select
     'site', sites.slug,
     case
-      when not sites.enabled or ways.known is null then 'not configured'
+      when not sites.enabled or secrets.known is null then 'not configured'
       when wrong.messages is not null then 'degraded'
       when latest.at is null then 'not configured'
       when unknown.message is not null then 'degraded'
@@ -7611,13 +7611,13 @@ as $$
     end,
     case
       when not sites.enabled then 'It is switched off.'
-      when ways.known is null then 'It has no secret to sign in with.'
+      when secrets.known is null then 'It has no secret to prove itself with.'
       when wrong.messages is not null then wrong.messages
       when latest.at is null then 'Nothing has come from it yet.'
       else 'Its last submission came at ' || to_char(latest.at at time zone 'UTC', 'YYYY-MM-DD HH24:MI') || ' UTC.'
     end
     || coalesce(' ' || unknown.message, '')
-    || case when ways.is_weak then ' It may sign in with a static secret, which is weak: make a signing one with private.new_site_secret.' else '' end
+    || case when secrets.is_weak then ' It may prove itself with a static secret, which is weak: make a signing one with private.new_site_secret.' else '' end
   from public.sites
   left join lateral (select private.last_arrival(sites, now()) as at) as latest on true
   left join lateral (
@@ -7627,7 +7627,7 @@ as $$
       -- A key for pages helps none of them without an origin.
       and (site_secret_kinds.kind <> 'page' or sites.allowed_origins <> '{}')
     having count(*) > 0
-  ) as ways on true
+  ) as secrets on true
   left join lateral (
     select left(string_agg(alerts.message, ' ' order by alerts.severity desc, alerts.id), 1000) as messages
     from public.alerts
@@ -7697,7 +7697,7 @@ begin
       select count(*)
       from private.arrivals
       where arrivals.org_id = site.org_id and arrivals.site_id = site.id
-        and arrivals.way = any ((select private.living_sources(site))::text[])
+        and arrivals.prefix = any ((select private.living_sources(site))::text[])
         and arrivals.id >= private.uuid_v7_floor(hours.hour) and arrivals.id < private.uuid_v7_floor(hours.hour + interval '1 hour'))
     from (
       select coalesce(

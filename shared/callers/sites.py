@@ -29,13 +29,13 @@ _SLUG = re.compile(r"[a-z][a-z0-9-]{1,62}", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """A site that has proven to be it, in a way and with the secret `secret_id`."""
+    """A site that has proven itself, with the secret `secret_id` of this kind."""
 
     id: UUID
     org_id: UUID
     slug: str
     secret_id: UUID
-    way: str
+    kind: str
     phone_region: str
     allowed_origins: frozenset[str]
     # What a signature covers: the sender's own name for the message.
@@ -75,7 +75,7 @@ class sender(Caller[Site]):
         for max_age in (FRESH_FOR, LOOK_AGAIN_AFTER) if shown else ():
             site = await self._proven(shown, max_age)
             if site is not None:
-                return site if site.way != proofs.PAGE else replace(site, address=client_address(request))
+                return site if site.kind != proofs.PAGE else replace(site, address=client_address(request))
         refusals.count(self._slug, shown[0].reason if shown else "missing")
         raise Unauthorized
 
@@ -148,7 +148,7 @@ def _secret(
         org_id=UUID(row["org_id"]),
         slug=row["slug"],
         secret_id=UUID(secret["id"]),
-        way=secret["kind"],
+        kind=secret["kind"],
         phone_region=row["phone_region"],
         allowed_origins=origins,
     )

@@ -19,7 +19,7 @@ async def record(site: sites.Site, submission: Submission, request: Request) -> 
     kind, is_sure = submission.event
     key = _idempotency_key(site, request)
     # In a browser anybody may write any number: it must not take another visitor's.
-    submission_id = None if site.way == proofs.PAGE else submission.submission_id
+    submission_id = None if site.kind == proofs.PAGE else submission.submission_id
     if kind == FORM and not (contact["email"] or contact["phone"] or submission.is_bot):
         raise _unreachable(submission)
     try:
@@ -81,7 +81,7 @@ def _facts(submission: Submission, phone: str | None) -> dict[str, str]:
 
 def _idempotency_key(site: sites.Site, request: Request) -> str | None:
     """What the sender calls this message. A signed request is known by what is signed, and by nothing beside it."""
-    if site.way in (proofs.STANDARD, proofs.HMAC):
+    if site.kind in (proofs.STANDARD, proofs.HMAC):
         return site.message_id
     key = request.header(b"idempotency-key")
     if key is None:

@@ -208,7 +208,9 @@ def bad_hour(day: Day) -> None:
         day.hub.call("publish_version", agent="lead-qualifier", version=broken)
         asyncio.run(day.send(failing))
         events = [it.answers[0]["event_id"] for it in failing]
-        day.wait("the deliveries to the broken version are dead", lambda: len(day.dead(events)) == len(events))
+        day.wait(
+            "the deliveries to the broken version are dead", lambda: len(day.dead(events)) == len(events)
+        )
         day.check(
             "a failing agent loses nothing: 12 deliveries are kept with their error",
             len(day.dead(events)) == 12,

@@ -32,7 +32,7 @@ from emulator.state import State, secret_name, write_private
 
 from operate import scaffold
 from operate.hub import Refused, read
-from operate.scaffold import TEST_EVENT, Site
+from operate.scaffold import TEST_EVENT, NewSite
 from operate.snippets import Connection
 from shared import standard_webhooks
 
@@ -60,7 +60,7 @@ class Target:
             return cls(database_url, f"{local['SUPABASE_URL']}/functions/v1", state, local)
         return cls(database_url, _functions_url(environment), None, environment)
 
-    def known_secret(self, site: Site) -> str | None:
+    def known_secret(self, site: NewSite) -> str | None:
         if self.state is not None:
             return self.state.keys.site_secrets.get(site.slug)
         return self.environment.get(secret_name(site.slug)) or None
@@ -74,7 +74,7 @@ def main() -> int:
     parser.add_argument("--state", type=Path, default=Path(".state"), help="of the hub that runs here")
     arguments = parser.parse_args()
     try:
-        site = Site.asked_for(os.environ)
+        site = NewSite.asked_for(os.environ)
         connect(site, Target.found(State(arguments.state.resolve()), os.environ))
     except Refused as refusal:
         print(refusal, file=sys.stderr)
@@ -85,7 +85,7 @@ def main() -> int:
     return 0
 
 
-def connect(site: Site, hub: Target) -> None:
+def connect(site: NewSite, hub: Target) -> None:
     connection = Connection(hub.functions_url, site.slug, f"<{secret_name(site.slug)}>")
     print(f"\n  {site.name}: {connection.url}\n")
     with psycopg.connect(hub.database_url, autocommit=True, connect_timeout=10) as database:
@@ -114,7 +114,7 @@ def _report(step: str, where: str, is_new: bool) -> None:
     print(f"  {step:<12}{'done' if is_new else 'skipped':<10}{where}", flush=True)
 
 
-def _refuse_another(site: Site, database: Database) -> None:
+def _refuse_another(site: NewSite, database: Database) -> None:
     known = database.execute("select name, url from public.sites where slug = %s", [site.slug]).fetchone()
     if known is not None and known != (site.name, site.url):
         raise Refused(
@@ -126,7 +126,7 @@ def _refuse_another(site: Site, database: Database) -> None:
 # The steps ----------------------------------------------------------------------------------------------------------
 
 
-def add_row(site: Site, database: Database) -> bool:
+def add_row(site: NewSite, database: Database) -> bool:
     if _has_row(site, database):
         return False
     if not site.row.exists():
@@ -137,7 +137,7 @@ def add_row(site: Site, database: Database) -> bool:
     return True
 
 
-def _has_no_services(site: Site, database: Database) -> bool:
+def _has_no_services(site: NewSite, database: Database) -> bool:
     query = (
         "select from public.sites join public.agents on agents.org_id = sites.org_id and agents.kind = 'lead_qualifier'"
         " join public.agent_versions on agent_id = agents.id and agent_versions.status = 'published'"
@@ -146,7 +146,7 @@ def _has_no_services(site: Site, database: Database) -> bool:
     return database.execute(query, [site.slug]).fetchone() is not None
 
 
-def _has_row(site: Site, database: Database) -> bool:
+def _has_row(site: NewSite, database: Database) -> bool:
     return database.execute("select from public.sites where slug = %s", [site.slug]).fetchone() is not None
 
 
@@ -161,7 +161,7 @@ def _organization(database: Database) -> str:
     return slugs[0]
 
 
-def add_secret(site: Site, hub: Target, database: Database) -> tuple[str | None, str, bool]:
+def add_secret(site: NewSite, hub: Target, database: Database) -> tuple[str | None, str, bool]:
     """The secret, where it is kept, and whether it was given to the site now."""
     name = secret_name(site.slug)
     known = hub.known_secret(site)
@@ -190,7 +190,7 @@ def _new_secret() -> str:
     return standard_webhooks.PREFIX + base64.b64encode(secrets.token_hex(24).encode()).decode()
 
 
-def _digests(site: Site, database: Database) -> set[bytes]:
+def _digests(site: NewSite, database: Database) -> set[bytes]:
     rows = database.execute(
         "select site_secrets.sha256 from private.site_secrets join public.sites on sites.id = site_secrets.site_id"
         " where sites.slug = %s and site_secrets.kind <> 'page' and coalesce(site_secrets.valid_to, 'infinity') > now()",
@@ -199,7 +199,7 @@ def _digests(site: Site, database: Database) -> set[bytes]:
     return {digest for (digest,) in rows}
 
 
-def _keep_secret(hub: Target, site: Site, secret: str, is_known: bool) -> str:
+def _keep_secret(hub: Target, site: NewSite, secret: str, is_known: bool) -> str:
     name = secret_name(site.slug)
     if hub.state is None:
         return name if is_known else f"{name}={secret} (keep it now: it is not shown again)"
@@ -218,7 +218,7 @@ def _make_manifest() -> list[Path]:
         raise Refused(str(problem)) from problem
 
 
-def send_test_event(site: Site, connection: Connection, database: Database) -> tuple[str, bool]:
+def send_test_event(site: NewSite, connection: Connection, database: Database) -> tuple[str, bool]:
     known = database.execute(
         "select events.id from public.events join public.sites on sites.org_id = events.org_id and sites.id = events.site_id"
         " where sites.slug = %s and events.data #>> '{form,submission_id}' = %s limit 1",

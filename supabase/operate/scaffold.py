@@ -45,18 +45,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.signing import Site, give_secret, new_secret
+from support.signing import Sender, give_secret, new_secret
 
 SITE = "{slug}"
 FORM = (Path(__file__).parents[1] / "fixtures" / f"ingest-{{SITE}}" / "form.json").read_bytes()
 
 
 @pytest.fixture
-def site(hub: Any) -> Site:
+def site(hub: Any) -> Sender:
     return give_secret(hub, SITE, "standard", new_secret("standard"))
 
 
-def test_its_form_becomes_a_contact_a_lead_and_an_event_once(hub: Any, site: Site) -> None:
+def test_its_form_becomes_a_contact_a_lead_and_an_event_once(hub: Any, site: Sender) -> None:
     first, again = site.post(FORM), site.post(FORM)
 
     assert (first.status_code, first.json()["duplicate"]) == (202, False), first.text
@@ -70,18 +70,18 @@ def test_its_form_becomes_a_contact_a_lead_and_an_event_once(hub: Any, site: Sit
 
 
 def test_another_secret_is_refused(hub: Any) -> None:
-    assert Site(hub, SITE, "standard", new_secret("standard")).post(FORM).status_code == 401
+    assert Sender(hub, SITE, "standard", new_secret("standard")).post(FORM).status_code == 401
 '''
 
 
 @dataclass(frozen=True)
-class Site:
+class NewSite:
     name: str
     url: str
     slug: str
 
     @classmethod
-    def asked_for(cls, environment: Mapping[str, str]) -> "Site":
+    def asked_for(cls, environment: Mapping[str, str]) -> "NewSite":
         name = " ".join(environment.get("NAME", "").split())
         url = environment.get("URL", "").strip().rstrip("/")
         if not name or not url:
@@ -139,7 +139,7 @@ class Site:
         }
 
 
-def write_row(site: Site, organization: str) -> None:
+def write_row(site: NewSite, organization: str) -> None:
     site.row.parent.mkdir(exist_ok=True)
     row = ROW.format(
         name=site.name,
@@ -152,7 +152,7 @@ def write_row(site: Site, organization: str) -> None:
     site.row.write_text(row)
 
 
-def write_function(site: Site) -> bool:
+def write_function(site: NewSite) -> bool:
     if (site.folder / "main.py").exists():
         return False
     site.folder.mkdir(exist_ok=True)
@@ -160,14 +160,14 @@ def write_function(site: Site) -> bool:
     return True
 
 
-def _renamed(source: str, entry_point: str, site: Site) -> str:
+def _renamed(source: str, entry_point: str, site: NewSite) -> str:
     slug = entry_point.removeprefix("ingest_").replace("_", "-")
     first_line = f'"""Record a form of {_plain(site.name) or site.slug}: a contact, a lead and an event, in one transaction.'
     source = source.replace(entry_point, site.entry_point).replace(f'"{slug}"', f'"{site.slug}"')
     return re.sub(r'^"""[^"\n]*', lambda _: first_line, source, count=1)
 
 
-def write_test(site: Site) -> bool:
+def write_test(site: NewSite) -> bool:
     fixture = TESTS / "fixtures" / site.function / "form.json"
     if site.test.exists() and fixture.exists():
         return False

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import psycopg
 import pytest
-from support.signing import Site, client, page_key
+from support.signing import Sender, client, page_key
 
 from shared.web.requests import Request
 
@@ -32,13 +32,13 @@ def limit(hub: Any) -> Iterator[Any]:
 
 
 @pytest.fixture
-def server(hub: Any) -> Site:
-    return Site(hub, "cleanjet", "static", hub.env["CLEANJET_WEBHOOK_SECRET"])
+def server(hub: Any) -> Sender:
+    return Sender(hub, "cleanjet", "static", hub.env["CLEANJET_WEBHOOK_SECRET"])
 
 
 @pytest.fixture
-def page(hub: Any) -> Site:
-    return Site(hub, "cleanjet", "page", page_key(hub, "cleanjet"))
+def page(hub: Any) -> Sender:
+    return Sender(hub, "cleanjet", "page", page_key(hub, "cleanjet"))
 
 
 def a_form() -> bytes:
@@ -49,7 +49,7 @@ def receipts(hub: Any) -> int:
     return int(hub.rows("select count(*) from public.receipts")[0][0])
 
 
-def posted(site: Site, count: int, **client: Any) -> list[httpx.Response]:
+def posted(site: Sender, count: int, **client: Any) -> list[httpx.Response]:
     return [site.post(a_form(), **client) for _ in range(count)]
 
 
@@ -57,7 +57,7 @@ def statuses(answers: list[httpx.Response]) -> list[int]:
     return [answer.status_code for answer in answers]
 
 
-def test_a_site_that_sends_too_much_is_told_when_to_come_again(hub: Any, limit: Any, server: Site) -> None:
+def test_a_site_that_sends_too_much_is_told_when_to_come_again(hub: Any, limit: Any, server: Sender) -> None:
     limit(max_per_second=1)
     before = receipts(hub)
 
@@ -72,7 +72,7 @@ def test_a_site_that_sends_too_much_is_told_when_to_come_again(hub: Any, limit: 
     assert receipts(hub) == before + 40 - len(refused)
 
 
-def test_what_was_refused_is_accepted_later_once(hub: Any, limit: Any, server: Site) -> None:
+def test_what_was_refused_is_accepted_later_once(hub: Any, limit: Any, server: Sender) -> None:
     limit(max_per_second=1)
     body = a_form()
     assert hub.until(lambda: server.post(a_form()).status_code == 429)
@@ -83,13 +83,13 @@ def test_what_was_refused_is_accepted_later_once(hub: Any, limit: Any, server: S
     assert server.post(body).json()["duplicate"] is True
 
 
-def test_who_shows_a_secret_is_not_limited_by_address(limit: Any, server: Site) -> None:
+def test_who_shows_a_secret_is_not_limited_by_address(limit: Any, server: Sender) -> None:
     limit(max_per_minute_per_address=1)
 
     assert set(statuses(posted(server, 10))) == {202}
 
 
-def test_the_load_of_a_busy_day_is_not_limited(hub: Any, limit: Any, server: Site) -> None:
+def test_the_load_of_a_busy_day_is_not_limited(hub: Any, limit: Any, server: Sender) -> None:
     limit()
     default = "select column_default from information_schema.columns where table_name = 'sites' and column_name = %s"
     limit(**{name: int(hub.rows(default, name)[0][0]) for name in LIMITS})
@@ -100,7 +100,7 @@ def test_the_load_of_a_busy_day_is_not_limited(hub: Any, limit: Any, server: Sit
     assert set(statuses(answers)) == {202}
 
 
-def test_an_address_that_posts_too_much_is_limited_and_no_other(hub: Any, limit: Any, page: Site) -> None:
+def test_an_address_that_posts_too_much_is_limited_and_no_other(hub: Any, limit: Any, page: Sender) -> None:
     limit(max_per_minute_per_address=3)
 
     ours = posted(page, 5)
@@ -113,7 +113,7 @@ def test_an_address_that_posts_too_much_is_limited_and_no_other(hub: Any, limit:
     assert statuses(others) == [202] * 3
 
 
-def test_a_forged_header_chooses_no_other_address(limit: Any, page: Site) -> None:
+def test_a_forged_header_chooses_no_other_address(limit: Any, page: Sender) -> None:
     limit(max_per_minute_per_address=2)
     forged = [{"x-forwarded-for": f"203.0.113.{n}", "forwarded": f"for=203.0.113.{n}"} for n in range(4)]
 
@@ -122,7 +122,7 @@ def test_a_forged_header_chooses_no_other_address(limit: Any, page: Site) -> Non
     assert statuses(answers) == [202, 202, 429, 429]
 
 
-def test_page_tokens_are_limited_by_address_apart_from_forms(hub: Any, limit: Any, page: Site) -> None:
+def test_page_tokens_are_limited_by_address_apart_from_forms(hub: Any, limit: Any, page: Sender) -> None:
     limit(max_per_minute_per_address=2)
     ask = lambda: client().get(  # noqa: E731
         f"{hub.url}/functions/v1/page-token?site=cleanjet", headers={"origin": page.origin}
@@ -134,7 +134,7 @@ def test_page_tokens_are_limited_by_address_apart_from_forms(hub: Any, limit: An
     assert statuses(posted(page, 1)) == [202]
 
 
-def test_pages_cannot_use_up_what_servers_may_send(limit: Any, page: Site, server: Site) -> None:
+def test_pages_cannot_use_up_what_servers_may_send(limit: Any, page: Sender, server: Sender) -> None:
     limit(max_per_second_from_pages=1, max_per_second=1)
 
     flooded = posted(page, 30)
@@ -143,7 +143,7 @@ def test_pages_cannot_use_up_what_servers_may_send(limit: Any, page: Site, serve
     assert set(statuses(posted(server, 5))) == {202}
 
 
-def test_an_address_that_is_refused_uses_up_nothing_of_its_sites(hub: Any, limit: Any, page: Site) -> None:
+def test_an_address_that_is_refused_uses_up_nothing_of_its_sites(hub: Any, limit: Any, page: Sender) -> None:
     limit(max_per_minute_per_address=1, max_per_second_from_pages=1)
     posted(page, 60)
 
@@ -180,7 +180,7 @@ def test_many_at_once_get_about_the_burst_and_not_more(hub: Any) -> None:
 
 
 @pytest.mark.parametrize("hours", [1, -1])
-def test_a_clock_that_was_changed_locks_nobody_out(hub: Any, limit: Any, server: Site, hours: int) -> None:
+def test_a_clock_that_was_changed_locks_nobody_out(hub: Any, limit: Any, server: Sender, hours: int) -> None:
     limit(max_per_second=1)
     assert hub.until(lambda: server.post(a_form()).status_code == 429)
     hub.sql("update private.site_turns set at = at + make_interval(hours => %s)", hours)
@@ -188,7 +188,7 @@ def test_a_clock_that_was_changed_locks_nobody_out(hub: Any, limit: Any, server:
     assert statuses(posted(server, 5)) == [202] * 5
 
 
-def test_a_rate_that_was_lowered_locks_nobody_out(hub: Any, limit: Any, server: Site) -> None:
+def test_a_rate_that_was_lowered_locks_nobody_out(hub: Any, limit: Any, server: Sender) -> None:
     limit(max_per_second=1000)
     posted(server, 1)
     hub.sql("update private.site_turns set level = 19000, at = now()")
@@ -217,7 +217,7 @@ def test_turns_taken_at_the_same_instant_are_all_counted(hub: Any, limit: Any) -
     assert 5 <= level <= 7
 
 
-def test_addresses_that_have_rested_are_forgotten(hub: Any, limit: Any, page: Site) -> None:
+def test_addresses_that_have_rested_are_forgotten(hub: Any, limit: Any, page: Sender) -> None:
     limit(max_per_minute_per_address=100)
     posted(page, 3)
     kept = "select count(*) from private.address_turns"

@@ -8,16 +8,16 @@ from typing import Any
 
 import httpx
 import pytest
-from support.signing import Site, client, give_secret, new_secret, page_key, page_token
+from support.signing import Sender, client, give_secret, new_secret, page_key, page_token
 
 ELSEWHERE = "https://elsewhere.example"
 MEMBERS = ("access-control-allow-origin", "access-control-allow-credentials")
 
 
 @pytest.fixture(scope="module")
-def page(hub: Any) -> Site:
+def page(hub: Any) -> Sender:
     hub.sql("update public.sites set max_per_minute_per_address = 100000")
-    return Site(hub, "prime", "page", page_key(hub, "prime"))
+    return Sender(hub, "prime", "page", page_key(hub, "prime"))
 
 
 def ask(hub: Any, site: str, origin: str | None) -> httpx.Response:
@@ -29,7 +29,7 @@ def a_form(**more: Any) -> bytes:
     return json.dumps({"email": f"{uuid.uuid4().hex}@example.com", **more}).encode()
 
 
-def test_a_page_asks_for_a_token_and_posts_with_it(hub: Any, page: Site) -> None:
+def test_a_page_asks_for_a_token_and_posts_with_it(hub: Any, page: Sender) -> None:
     given = ask(hub, "prime", page.origin)
 
     token = given.json()["token"]
@@ -74,24 +74,24 @@ def test_a_site_that_lists_no_origin_gives_no_token(own_hub: Any) -> None:
     assert ask(own_hub, "prime", origin).status_code == 401
 
 
-def token(**changed: Any) -> Callable[[Site], dict[str, str]]:
+def token(**changed: Any) -> Callable[[Sender], dict[str, str]]:
     """The headers of a page, with a token that was signed for something else."""
 
-    def headers(page: Site) -> dict[str, str]:
+    def headers(page: Sender) -> dict[str, str]:
         signed = {"key": page.secret, "site": "prime", "origin": page.origin, **changed}
         return {"origin": page.origin, "x-page-token": page_token(**signed)}
 
     return headers
 
 
-def sent(change: Callable[[str], Any]) -> Callable[[Site], dict[str, Any]]:
+def sent(change: Callable[[str], Any]) -> Callable[[Sender], dict[str, Any]]:
     return lambda page: {
         "origin": page.origin,
         "x-page-token": change(page_token(page.secret, "prime", page.origin)),
     }
 
 
-REFUSED: dict[str, Callable[[Site], dict[str, Any]]] = {
+REFUSED: dict[str, Callable[[Sender], dict[str, Any]]] = {
     "no token": lambda page: {"origin": page.origin},
     "empty token": sent(lambda _: ""),
     "expired": lambda page: token(expires=int(time.time()) - 1)(page),
@@ -116,7 +116,7 @@ REFUSED: dict[str, Callable[[Site], dict[str, Any]]] = {
 
 @pytest.mark.parametrize("refused", REFUSED)
 def test_without_a_token_for_this_site_and_origin_nothing_is_stored(
-    hub: Any, page: Site, refused: str
+    hub: Any, page: Sender, refused: str
 ) -> None:
     before = hub.rows("select count(*) from public.receipts")
 
@@ -126,8 +126,8 @@ def test_without_a_token_for_this_site_and_origin_nothing_is_stored(
     assert hub.rows("select count(*) from public.receipts") == before
 
 
-def test_another_sites_token_is_none_here(hub: Any, page: Site) -> None:
-    akf = Site(hub, "akf", "page", page_key(hub, "akf"))
+def test_another_sites_token_is_none_here(hub: Any, page: Sender) -> None:
+    akf = Sender(hub, "akf", "page", page_key(hub, "akf"))
     hub.sql(
         "update public.sites set allowed_origins = allowed_origins || %s::text where slug = 'akf'",
         page.origin,
@@ -140,7 +140,7 @@ def test_another_sites_token_is_none_here(hub: Any, page: Site) -> None:
 
 
 def test_a_token_that_is_out_outlives_a_new_key(own_hub: Any) -> None:
-    page = Site(own_hub, "prime", "page", page_key(own_hub, "prime"))
+    page = Sender(own_hub, "prime", "page", page_key(own_hub, "prime"))
     before = {"origin": page.origin, "x-page-token": ask(own_hub, "prime", page.origin).json()["token"]}
 
     own_hub.sql("select private.rotate_page_keys()")
@@ -154,7 +154,7 @@ def test_a_token_that_is_out_outlives_a_new_key(own_hub: Any) -> None:
     assert page.post(a_form(), before).status_code == 401
 
 
-def test_a_preflight_allows_what_a_page_sends_to_allowed_origins_only(hub: Any, page: Site) -> None:
+def test_a_preflight_allows_what_a_page_sends_to_allowed_origins_only(hub: Any, page: Sender) -> None:
     asked = {"access-control-request-method": "POST", "access-control-request-headers": "x-page-token"}
 
     ours = client().options(page.url, headers={"origin": page.origin, **asked})
@@ -168,18 +168,18 @@ def test_a_preflight_allows_what_a_page_sends_to_allowed_origins_only(hub: Any, 
 
 
 @pytest.mark.parametrize("kind", ["call.received", "lead.qualified", "meteor.struck"])
-def test_what_a_page_says_beyond_forms_is_kept_and_not_believed(hub: Any, page: Site, kind: str) -> None:
+def test_what_a_page_says_beyond_forms_is_kept_and_not_believed(hub: Any, page: Sender, kind: str) -> None:
     event = page.post(a_form(kind=kind)).json()["event_id"]
 
     stored = "select type, data ->> 'reason', data ->> 'kind' from public.events where id = %s"
     assert hub.rows(stored, event) == [("submission.quarantined", "kind", kind)]
 
 
-def test_a_page_cannot_take_a_key_that_a_server_will_use(hub: Any, page: Site) -> None:
+def test_a_page_cannot_take_a_key_that_a_server_will_use(hub: Any, page: Sender) -> None:
     key = uuid.uuid4().hex
     taken = page.post(a_form(), {**page.headers(b""), "idempotency-key": key})
 
-    server = Site(hub, "prime", "static", hub.env["PRIME_WEBHOOK_SECRET"])
+    server = Sender(hub, "prime", "static", hub.env["PRIME_WEBHOOK_SECRET"])
     body = a_form()
     answer = server.post(body, {**server.headers(body), "idempotency-key": key})
 

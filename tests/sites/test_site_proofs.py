@@ -1,4 +1,4 @@
-"""Ways in: a site signs in by any way that it has a secret for, and by nothing else."""
+"""Proofs: a site proves itself with a secret of any kind that it has, and with nothing else."""
 
 import base64
 import concurrent.futures
@@ -13,22 +13,22 @@ from typing import Any
 import httpx
 import pytest
 from support.hubs import web
-from support.signing import Site, give_secret, hub_signature, new_secret, page_key, standard
+from support.signing import Sender, give_secret, hub_signature, new_secret, page_key, standard
 
 from shared import standard_webhooks
 from shared.callers import proofs
 
-WAYS = ("static", "standard", "hmac", "page")
+KINDS = ("static", "standard", "hmac", "page")
 SIGNED = ("standard", "hmac")
 STORED = "select (select count(*) from public.receipts), (select count(*) from public.contacts)"
 
 
 @pytest.fixture(scope="module")
-def sites(hub: Any) -> dict[str, Site]:
-    """AKF by every way in at once, and CleanJet by one."""
+def sites(hub: Any) -> dict[str, Sender]:
+    """AKF with a secret of each kind at once, and CleanJet with one secret."""
     hub.sql("update public.sites set max_per_minute_per_address = 100000")
-    given = {way: give_secret(hub, "akf", way, new_secret(way)) for way in WAYS[:3]}
-    given["page"] = Site(hub, "akf", "page", page_key(hub, "akf"))
+    given = {kind: give_secret(hub, "akf", kind, new_secret(kind)) for kind in KINDS[:3]}
+    given["page"] = Sender(hub, "akf", "page", page_key(hub, "akf"))
     given["other"] = give_secret(hub, "cleanjet", "standard", new_secret("standard"))
     return given
 
@@ -41,11 +41,11 @@ def form_of(hub: Any, answer: httpx.Response) -> Any:
     return hub.rows("select data -> 'form' from public.events where id = %s", answer.json()["event_id"])[0][0]
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_each_way_in_records_a_form(hub: Any, sites: dict[str, Site], way: str) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_secret_of_each_kind_records_a_form(hub: Any, sites: dict[str, Sender], kind: str) -> None:
     body = a_form(your_name="Jo", text="ā 'quoted' ✓")
 
-    answer = sites[way].post(body)
+    answer = sites[kind].post(body)
 
     assert answer.status_code == 202, answer.text
     assert form_of(hub, answer) == json.loads(body)
@@ -53,42 +53,42 @@ def test_each_way_in_records_a_form(hub: Any, sites: dict[str, Site], way: str) 
         "select kind::text from public.receipts join private.site_secrets on site_secrets.id = secret_id where event_id = %s",
         answer.json()["event_id"],
     )
-    assert used == [(way,)]
+    assert used == [(kind,)]
 
 
-def changed(field: str, change: Callable[[str], Any]) -> Callable[[Site, bytes], Any]:
+def changed(field: str, change: Callable[[str], Any]) -> Callable[[Sender, bytes], Any]:
     """Rightly signed, then one header changed."""
     return lambda site, body: {
         name: change(value) if name == field else value for name, value in site.headers(body).items()
     }
 
 
-def at(seconds: float) -> Callable[[Site, bytes], Any]:
+def at(seconds: float) -> Callable[[Sender, bytes], Any]:
     """Rightly signed, at another time."""
     return lambda site, body: site.headers(body, at=time.time() + seconds)
 
 
-def as_timestamp(text: str | bytes) -> Callable[[Site, bytes], Any]:
+def as_timestamp(text: str | bytes) -> Callable[[Sender, bytes], Any]:
     """Rightly signed with this for a timestamp."""
 
-    def headers(site: Site, body: bytes) -> dict[str, Any]:
+    def headers(site: Sender, body: bytes) -> dict[str, Any]:
         sent = text if isinstance(text, bytes) else text.format(now=int(time.time())).encode()
-        made = standard(site.secret, body) if site.way == "standard" else hub_signature(site.secret, body)
-        name = "webhook-timestamp" if site.way == "standard" else "x-hub-timestamp"
-        key = base64.b64decode(site.secret[6:]) if site.way == "standard" else site.secret.encode()
-        begin = made["webhook-id"].encode() + b"." if site.way == "standard" else b""
+        made = standard(site.secret, body) if site.kind == "standard" else hub_signature(site.secret, body)
+        name = "webhook-timestamp" if site.kind == "standard" else "x-hub-timestamp"
+        key = base64.b64decode(site.secret[6:]) if site.kind == "standard" else site.secret.encode()
+        begin = made["webhook-id"].encode() + b"." if site.kind == "standard" else b""
         mac = proofs.hmac.digest(key, begin + sent + b"." + body, "sha256")
-        right = "v1," + base64.b64encode(mac).decode() if site.way == "standard" else "sha256=" + mac.hex()
-        return {**made, name: sent, f"{'webhook' if site.way == 'standard' else 'x-hub'}-signature": right}
+        right = "v1," + base64.b64encode(mac).decode() if site.kind == "standard" else "sha256=" + mac.hex()
+        return {**made, name: sent, f"{'webhook' if site.kind == 'standard' else 'x-hub'}-signature": right}
 
     return headers
 
 
-def repeated(name: str) -> Callable[[Site, bytes], Any]:
+def repeated(name: str) -> Callable[[Sender, bytes], Any]:
     return lambda site, body: [*site.headers(body).items(), (name, site.headers(body)[name])]
 
 
-def as_svix(*fields: str) -> Callable[[Site, bytes], Any]:
+def as_svix(*fields: str) -> Callable[[Sender, bytes], Any]:
     """Rightly signed, these of the headers under the names that Svix has for them."""
     return lambda site, body: {
         name.replace("webhook", "svix") if name in fields else name: value
@@ -96,15 +96,15 @@ def as_svix(*fields: str) -> Callable[[Site, bytes], Any]:
     }
 
 
-BROKEN: dict[str, tuple[str, Callable[[Site, bytes], Any]]] = {
+BROKEN: dict[str, tuple[str, Callable[[Sender, bytes], Any]]] = {
     **{
-        f"{way} signed {seconds:+} s": (way, at(seconds))
-        for way in SIGNED
+        f"{kind} signed {seconds:+} s": (kind, at(seconds))
+        for kind in SIGNED
         for seconds in (-310, 310, -86_400, 10_000_000)
     },
     **{
-        f"{way} timestamp {text!r}": (way, as_timestamp(text))
-        for way in SIGNED
+        f"{kind} timestamp {text!r}": (kind, as_timestamp(text))
+        for kind in SIGNED
         for text in (
             *(
                 "",
@@ -193,13 +193,13 @@ BROKEN: dict[str, tuple[str, Callable[[Site, bytes], Any]]] = {
 
 @pytest.mark.parametrize("broken", BROKEN)
 def test_what_does_not_hold_is_refused_alike_and_stores_nothing(
-    hub: Any, sites: dict[str, Site], broken: str
+    hub: Any, sites: dict[str, Sender], broken: str
 ) -> None:
-    way, headers = BROKEN[broken]
+    kind, headers = BROKEN[broken]
     body = a_form()
     before = hub.rows(STORED)
 
-    answer = sites[way].post(body, headers(sites[way], body))
+    answer = sites[kind].post(body, headers(sites[kind], body))
 
     assert answer.status_code == 401, answer.text
     assert answer.json() == {
@@ -212,15 +212,17 @@ def test_what_does_not_hold_is_refused_alike_and_stores_nothing(
     assert hub.rows(STORED) == before
 
 
-@pytest.mark.parametrize("way", ["static", "other"])
-def test_another_sites_secret_is_no_secret_here(hub: Any, sites: dict[str, Site], way: str) -> None:
-    secret = sites[way].secret if way == "other" else hub.env["CLEANJET_WEBHOOK_SECRET"]
-    stranger = Site(hub, "akf", sites[way].way, secret)
+@pytest.mark.parametrize("kind", ["static", "other"])
+def test_another_sites_secret_is_no_secret_here(hub: Any, sites: dict[str, Sender], kind: str) -> None:
+    secret = sites[kind].secret if kind == "other" else hub.env["CLEANJET_WEBHOOK_SECRET"]
+    stranger = Sender(hub, "akf", sites[kind].kind, secret)
 
     assert stranger.post(a_form()).status_code == 401
 
 
-def test_of_several_signatures_one_must_hold_and_unknown_versions_are_skipped(sites: dict[str, Site]) -> None:
+def test_of_several_signatures_one_must_hold_and_unknown_versions_are_skipped(
+    sites: dict[str, Sender],
+) -> None:
     body = a_form()
     headers = sites["standard"].headers(body)
     wrong = standard(new_secret("standard"), body)["webhook-signature"]
@@ -229,7 +231,7 @@ def test_of_several_signatures_one_must_hold_and_unknown_versions_are_skipped(si
     assert sites["standard"].post(body, headers).status_code == 202
 
 
-def test_svix_headers_are_standard_webhooks_under_other_names(sites: dict[str, Site]) -> None:
+def test_svix_headers_are_standard_webhooks_under_other_names(sites: dict[str, Sender]) -> None:
     site, body, message = sites["standard"], a_form(), f"msg_{uuid.uuid4().hex}"
     named = {names: site.headers(body, message_id=message, names=names) for names in ("svix", "webhook")}
 
@@ -242,7 +244,7 @@ def test_svix_headers_are_standard_webhooks_under_other_names(sites: dict[str, S
     assert another_body.status_code == 409
 
 
-def test_of_several_svix_signatures_one_must_hold_and_v1a_is_skipped(sites: dict[str, Site]) -> None:
+def test_of_several_svix_signatures_one_must_hold_and_v1a_is_skipped(sites: dict[str, Sender]) -> None:
     body = a_form()
     headers = sites["standard"].headers(body, names="svix")
     headers["svix-signature"] = f"v1a,AAAA v1,AAAA {headers['svix-signature']}"
@@ -252,7 +254,7 @@ def test_of_several_svix_signatures_one_must_hold_and_v1a_is_skipped(sites: dict
 
 @pytest.mark.parametrize("names", ["webhook", "svix"])
 def test_beside_headers_that_a_relay_leaves_there_those_that_hold_count(
-    sites: dict[str, Site], names: str
+    sites: dict[str, Sender], names: str
 ) -> None:
     body, other = a_form(), {"webhook": "svix", "svix": "webhook"}[names]
     right = sites["standard"].headers(body, message_id=f"msg_{uuid.uuid4().hex}", names=names)
@@ -265,7 +267,9 @@ def test_beside_headers_that_a_relay_leaves_there_those_that_hold_count(
     assert again.json() == {**first.json(), "duplicate": True}
 
 
-def test_a_signature_that_does_not_hold_is_no_harm_beside_a_secret_that_does(sites: dict[str, Site]) -> None:
+def test_a_signature_that_does_not_hold_is_no_harm_beside_a_secret_that_does(
+    sites: dict[str, Sender],
+) -> None:
     body = a_form()
     headers = {**standard(new_secret("standard"), body), **sites["static"].headers(body)}
 
@@ -283,15 +287,15 @@ def test_a_signature_is_the_one_that_another_library_makes() -> None:
     )
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_two_secrets_are_valid_while_one_replaces_the_other(
-    hub: Any, sites: dict[str, Site], way: str
+    hub: Any, sites: dict[str, Sender], kind: str
 ) -> None:
-    if way == "page":
-        old = Site(hub, "akf", way, page_key(hub, "akf"))
+    if kind == "page":
+        old = Sender(hub, "akf", kind, page_key(hub, "akf"))
     else:
-        old = give_secret(hub, "akf", way, new_secret(way))
-    new = give_secret(hub, "akf", way, new_secret(way))
+        old = give_secret(hub, "akf", kind, new_secret(kind))
+    new = give_secret(hub, "akf", kind, new_secret(kind))
 
     both = old.post(a_form()), new.post(a_form())
     hub.sql(
@@ -301,19 +305,19 @@ def test_two_secrets_are_valid_while_one_replaces_the_other(
     after = old.post(a_form()), new.post(a_form())
 
     assert [answer.status_code for answer in (*both, *after)] == [202, 202, 401, 202]
-    if way == "page":
+    if kind == "page":
         sites["page"] = new
 
 
-@pytest.mark.parametrize("way", SIGNED)
+@pytest.mark.parametrize("kind", SIGNED)
 def test_a_signed_request_sent_24_times_at_once_is_recorded_once(
-    hub: Any, sites: dict[str, Site], way: str
+    hub: Any, sites: dict[str, Sender], kind: str
 ) -> None:
     body = a_form()
-    headers = sites[way].headers(body)
+    headers = sites[kind].headers(body)
 
     with concurrent.futures.ThreadPoolExecutor(24) as pool:
-        answers = list(pool.map(lambda _: sites[way].post(body, headers), range(24)))
+        answers = list(pool.map(lambda _: sites[kind].post(body, headers), range(24)))
 
     assert {answer.status_code for answer in answers} == {202}
     assert len({answer.json()["event_id"] for answer in answers}) == 1
@@ -324,18 +328,18 @@ def test_a_signed_request_sent_24_times_at_once_is_recorded_once(
     ) == [(1,)]
 
 
-@pytest.mark.parametrize("way", SIGNED)
-def test_a_key_beside_the_signature_does_not_make_a_replay_new(sites: dict[str, Site], way: str) -> None:
+@pytest.mark.parametrize("kind", SIGNED)
+def test_a_key_beside_the_signature_does_not_make_a_replay_new(sites: dict[str, Sender], kind: str) -> None:
     body = a_form()
-    headers = sites[way].headers(body)
-    first = sites[way].post(body, headers)
+    headers = sites[kind].headers(body)
+    first = sites[kind].post(body, headers)
 
-    again = sites[way].post(body, {**headers, "idempotency-key": uuid.uuid4().hex})
+    again = sites[kind].post(body, {**headers, "idempotency-key": uuid.uuid4().hex})
 
     assert again.json() == {**first.json(), "duplicate": True}
 
 
-def test_a_retry_under_the_same_id_at_another_time_is_the_same_message(sites: dict[str, Site]) -> None:
+def test_a_retry_under_the_same_id_at_another_time_is_the_same_message(sites: dict[str, Sender]) -> None:
     body, message = a_form(), f"msg_{uuid.uuid4().hex}"
     send = lambda at: sites["standard"].post(body, sites["standard"].headers(body, message_id=message, at=at))  # noqa: E731
 
@@ -345,7 +349,7 @@ def test_a_retry_under_the_same_id_at_another_time_is_the_same_message(sites: di
     assert first.json()["event_id"] == again.json()["event_id"]
 
 
-def test_the_same_id_with_another_body_is_refused(sites: dict[str, Site]) -> None:
+def test_the_same_id_with_another_body_is_refused(sites: dict[str, Sender]) -> None:
     message = f"msg_{uuid.uuid4().hex}"
     bodies = a_form(), a_form()
 
@@ -385,11 +389,11 @@ def test_a_replay_after_a_restart_is_still_a_replay(own_hub: Any) -> None:
 
 
 def test_a_site_changes_from_its_static_secret_to_signatures_without_losing_a_form(own_hub: Any) -> None:
-    static = Site(own_hub, "akf", "static", own_hub.env["AKF_WEBHOOK_SECRET"])
+    static = Sender(own_hub, "akf", "static", own_hub.env["AKF_WEBHOOK_SECRET"])
     body = a_form()
     before = static.post(body, {**static.headers(body), "idempotency-key": "msg_7"})
     secret = own_hub.rows("select private.new_site_secret('akf', old_valid_for => '1 hour')")[0][0]
-    signing = Site(own_hub, "akf", "standard", secret)
+    signing = Sender(own_hub, "akf", "standard", secret)
     assert own_hub.until(lambda: signing.post(b"[]").status_code == 422)
 
     meanwhile = static.post(a_form()), signing.post(a_form())
@@ -419,12 +423,12 @@ def test_a_weak_or_malformed_secret_is_not_stored(hub: Any, kind: str, secret: s
         hub.sql("select private.set_site_secret('akf', %s, '0', %s::public.secret_kind)", secret, kind)
 
 
-def test_a_static_secret_is_shown_as_weak_and_no_secret_is_shown(hub: Any, sites: dict[str, Site]) -> None:
+def test_a_static_secret_is_shown_as_weak_and_no_secret_is_shown(hub: Any, sites: dict[str, Sender]) -> None:
     headers = {"apikey": hub.env["SUPABASE_SECRET_KEY"]}
     shown = web.get(f"{hub.url}/rest/v1/rpc/site_secret_kinds?slug=eq.akf", headers=headers)
 
-    ways = {row["kind"]: row["is_weak"] for row in shown.json()}
-    assert ways == {"static": True, "standard": False, "hmac": False, "page": False}
+    shown_kinds = {row["kind"]: row["is_weak"] for row in shown.json()}
+    assert shown_kinds == {"static": True, "standard": False, "hmac": False, "page": False}
     assert not any(site.secret in shown.text for site in sites.values())
     assert hub.rows(
         "select count(*) from private.site_secrets where (kind = 'static') = (vault_id is not null)"
@@ -447,7 +451,7 @@ def test_a_key_that_has_ended_leaves_the_vault(hub: Any) -> None:
     assert hub.rows(key, secret) == [(None,)]
 
 
-def test_a_key_that_the_vault_cannot_read_stops_no_other(hub: Any, sites: dict[str, Site]) -> None:
+def test_a_key_that_the_vault_cannot_read_stops_no_other(hub: Any, sites: dict[str, Sender]) -> None:
     lost = give_secret(hub, "akf", "hmac", new_secret("hmac"))
     hub.as_superuser(
         "update vault.secrets set secret = 'bm90IGEgY2lwaGVydGV4dA==' from private.site_secrets"
@@ -457,17 +461,17 @@ def test_a_key_that_the_vault_cannot_read_stops_no_other(hub: Any, sites: dict[s
     give_secret(hub, "akf", "hmac", new_secret("hmac"))
 
     assert lost.post(a_form()).status_code == 401
-    assert [sites[way].post(a_form()).status_code for way in ("static", "standard")] == [202, 202]
+    assert [sites[kind].post(a_form()).status_code for kind in ("static", "standard")] == [202, 202]
 
 
-def test_no_log_line_holds_a_secret_a_signature_or_a_token(hub: Any, sites: dict[str, Site]) -> None:
+def test_no_log_line_holds_a_secret_a_signature_or_a_token(hub: Any, sites: dict[str, Sender]) -> None:
     body = a_form()
     shown = [site.secret for site in sites.values()]
-    for way in WAYS:
-        headers = sites[way].headers(body)
+    for kind in KINDS:
+        headers = sites[kind].headers(body)
         shown += [value for name, value in headers.items() if name not in ("origin", "webhook-id")]
-        sites[way].post(body, headers)
-        sites[way].post(b"{", headers)
+        sites[kind].post(body, headers)
+        sites[kind].post(b"{", headers)
     times = [value for value in shown if value.isdigit()]
 
     written = "".join(path.read_text(errors="replace") for path in (hub.state / "logs").glob("*.log"))

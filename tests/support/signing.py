@@ -1,4 +1,4 @@
-"""Ways in as a site's own code would write them, from the README and the specification alone."""
+"""Proofs as a site's own code would write them, from the README and the specification alone."""
 
 import base64
 import hashlib
@@ -21,12 +21,12 @@ def client(source: str = "127.0.0.1") -> httpx.Client:
 
 
 @dataclass
-class Site:
-    """A site of a hub, with what it signs in with."""
+class Sender:
+    """A site of a hub, with the secret by which it proves itself."""
 
     hub: Any
     slug: str
-    way: str
+    kind: str
     secret: str
 
     @property
@@ -40,11 +40,11 @@ class Site:
         )
 
     def headers(self, body: bytes, **changed: Any) -> dict[str, Any]:
-        if self.way == "static":
+        if self.kind == "static":
             return {"x-webhook-secret": self.secret}
-        if self.way == "page":
+        if self.kind == "page":
             return {"origin": self.origin, "x-page-token": page_token(self.secret, self.slug, self.origin)}
-        return (standard if self.way == "standard" else hub_signature)(self.secret, body, **changed)
+        return (standard if self.kind == "standard" else hub_signature)(self.secret, body, **changed)
 
     def post(self, body: bytes, headers: Any = None, source: str = "127.0.0.1") -> httpx.Response:
         sent = self.headers(body) if headers is None else headers
@@ -77,22 +77,22 @@ def page_token(key: str, site: str, origin: str, expires: int | None = None) -> 
     return f"{expires}.{base64.urlsafe_b64encode(mac).rstrip(b'=').decode()}"
 
 
-def new_secret(way: str) -> str:
-    if way == "standard":
+def new_secret(kind: str) -> str:
+    if kind == "standard":
         return "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
     return secrets.token_hex(32)
 
 
-def give_secret(hub: Any, slug: str, way: str, secret: str, old_valid_for: str = "1 hour") -> Site:
+def give_secret(hub: Any, slug: str, kind: str, secret: str, old_valid_for: str = "1 hour") -> Sender:
     """The site has the secret, and its function knows it."""
     hub.sql(
         "select private.set_site_secret(%s, %s, %s::interval, %s::public.secret_kind)",
         slug,
         secret,
         old_valid_for,
-        way,
+        kind,
     )
-    site = Site(hub, slug, way, secret)
+    site = Sender(hub, slug, kind, secret)
     # Whatever is no form shows that the door is open, and leaves nothing behind.
     assert hub.until(lambda: site.post(b"[]").status_code == 422)
     return site

@@ -17,7 +17,7 @@ DAILY = f"{{{', '.join(f'"{day}": ["08:00", "18:00"]' for day in ('mon', 'tue', 
 MONDAY = datetime(2024, 8, 12, tzinfo=AUCKLAND)
 
 
-class Site:
+class PlantedSite:
     """A site whose past is planted by a test."""
 
     def __init__(self, hub: Any) -> None:
@@ -84,11 +84,11 @@ class Site:
 
 
 @pytest.fixture
-def site(hub: Any) -> Site:
-    return Site(hub)
+def site(hub: Any) -> PlantedSite:
+    return PlantedSite(hub)
 
 
-def test_without_history_two_open_hours_are_the_limit(site: Site) -> None:
+def test_without_history_two_open_hours_are_the_limit(site: PlantedSite) -> None:
     site.opens(WEEKDAYS)
     friday = MONDAY - timedelta(days=3)
     site.sends(friday.replace(hour=17))
@@ -98,18 +98,18 @@ def test_without_history_two_open_hours_are_the_limit(site: Site) -> None:
     assert site.silence(MONDAY.replace(hour=9)) == (timedelta(hours=2), None, True)
 
 
-def test_a_site_without_hours_is_always_open(site: Site) -> None:
+def test_a_site_without_hours_is_always_open(site: PlantedSite) -> None:
     site.sends(MONDAY)
 
     assert site.silence(MONDAY + timedelta(minutes=119))[2] is False
     assert site.silence(MONDAY + timedelta(minutes=120))[2] is True
 
 
-def test_a_site_that_never_sent_anything_is_not_silent(site: Site) -> None:
+def test_a_site_that_never_sent_anything_is_not_silent(site: PlantedSite) -> None:
     assert site.silence(MONDAY)[2] is False
 
 
-def test_what_agents_say_about_a_site_is_no_sign_of_its_life(site: Site) -> None:
+def test_what_agents_say_about_a_site_is_no_sign_of_its_life(site: PlantedSite) -> None:
     site.sends(MONDAY)
     site.hub.sql(
         "insert into public.events (id, org_id, site_id, type, source)"
@@ -127,7 +127,7 @@ def test_what_agents_say_about_a_site_is_no_sign_of_its_life(site: Site) -> None
     ids=["it pushes", "it is only pulled", "the pull is off"],
 )
 def test_what_a_pull_makes_up_for_is_no_sign_that_the_push_lives(
-    site: Site, columns: dict[str, bool], is_silent: bool
+    site: PlantedSite, columns: dict[str, bool], is_silent: bool
 ) -> None:
     site.is_pulled(**columns)
     site.sends(MONDAY)
@@ -141,7 +141,7 @@ def test_what_a_pull_makes_up_for_is_no_sign_that_the_push_lives(
     assert counted == [(1 if is_silent else 6,)]
 
 
-def test_the_form_that_tries_a_connection_is_no_sign_of_life(site: Site) -> None:
+def test_the_form_that_tries_a_connection_is_no_sign_of_life(site: PlantedSite) -> None:
     site.sends(MONDAY, submission_id="test-event")
     assert site.silence(MONDAY + timedelta(days=1)) == (None, None, False)
 
@@ -154,7 +154,9 @@ def test_the_form_that_tries_a_connection_is_no_sign_of_life(site: Site) -> None
     [(datetime(2024, 4, 7), 7), (datetime(2024, 4, 8), 6), (datetime(2024, 9, 29), 5)],
     ids=["clocks go back", "they stay", "clocks go forward"],
 )
-def test_open_hours_are_those_that_pass_when_clocks_change(site: Site, night: datetime, hours: int) -> None:
+def test_open_hours_are_those_that_pass_when_clocks_change(
+    site: PlantedSite, night: datetime, hours: int
+) -> None:
     site.opens('{"sun": ["00:00", "06:00"], "mon": ["00:00", "06:00"]}')
     night = night.replace(tzinfo=AUCKLAND)
     site.sends(night - timedelta(hours=1))
@@ -162,14 +164,14 @@ def test_open_hours_are_those_that_pass_when_clocks_change(site: Site, night: da
     assert site.silence(night.replace(hour=6))[0] == timedelta(hours=hours)
 
 
-def test_hours_over_midnight_belong_to_the_day_they_begin(site: Site) -> None:
+def test_hours_over_midnight_belong_to_the_day_they_begin(site: PlantedSite) -> None:
     site.opens('{"sun": ["22:00", "02:00"]}')
     site.sends(MONDAY - timedelta(days=1))
 
     assert site.silence(MONDAY.replace(hour=9))[0] == timedelta(hours=4)
 
 
-def test_a_habit_makes_no_limit_longer(site: Site) -> None:
+def test_a_habit_makes_no_limit_longer(site: PlantedSite) -> None:
     site.opens(DAILY)
     site.sends_daily(56, MONDAY, 16)
 
@@ -180,7 +182,7 @@ def test_a_habit_makes_no_limit_longer(site: Site) -> None:
     assert site.silence(MONDAY - timedelta(days=1) + timedelta(hours=17, minutes=59))[2] is False
 
 
-def test_who_sends_one_form_a_day_and_may_be_quiet_is_missed_after_days_not_hours(site: Site) -> None:
+def test_who_sends_one_form_a_day_and_may_be_quiet_is_missed_after_days_not_hours(site: PlantedSite) -> None:
     site.opens(DAILY)
     site.may_be_quiet_for(200)
     midnight = MONDAY.replace(hour=0)
@@ -194,7 +196,7 @@ def test_who_sends_one_form_a_day_and_may_be_quiet_is_missed_after_days_not_hour
     assert 6.9 < (expected or 0) < 10
 
 
-def test_who_sends_a_form_a_minute_is_missed_after_a_quarter_of_an_hour(site: Site) -> None:
+def test_who_sends_a_form_a_minute_is_missed_after_a_quarter_of_an_hour(site: PlantedSite) -> None:
     site.opens(DAILY)
     site.sends_daily(35, MONDAY, *range(8, 18), each=60)
     site.sends(MONDAY.replace(hour=10))
@@ -203,7 +205,7 @@ def test_who_sends_a_form_a_minute_is_missed_after_a_quarter_of_an_hour(site: Si
     assert site.silence(MONDAY.replace(hour=10, minute=15))[2] is True
 
 
-def test_before_four_weeks_a_site_has_no_habit(site: Site) -> None:
+def test_before_four_weeks_a_site_has_no_habit(site: PlantedSite) -> None:
     site.opens(DAILY)
     site.sends_daily(25, MONDAY, *range(8, 18), each=60)
     site.sends(MONDAY.replace(hour=10))
@@ -212,7 +214,7 @@ def test_before_four_weeks_a_site_has_no_habit(site: Site) -> None:
     assert site.silence(MONDAY.replace(hour=12))[2] is True
 
 
-def test_a_campaign_is_not_taken_for_a_habit(site: Site) -> None:
+def test_a_campaign_is_not_taken_for_a_habit(site: PlantedSite) -> None:
     site.opens(DAILY)
     site.may_be_quiet_for(200)
     site.sends_daily(42, MONDAY, 9, 15)
@@ -225,7 +227,7 @@ def test_a_campaign_is_not_taken_for_a_habit(site: Site) -> None:
     assert (expected or 0) < 3
 
 
-def test_a_habit_is_kept_by_the_clock_on_the_wall(site: Site) -> None:
+def test_a_habit_is_kept_by_the_clock_on_the_wall(site: PlantedSite) -> None:
     """Ten forms between nine and ten, until and after the clocks have changed on 2024-09-29."""
     site.opens(DAILY)
     site.may_be_quiet_for(200)
@@ -238,7 +240,7 @@ def test_a_habit_is_kept_by_the_clock_on_the_wall(site: Site) -> None:
     assert site.silence(change.replace(hour=8, minute=59))[2] is False
 
 
-def test_each_hour_is_counted_once_however_often_it_is_counted(site: Site) -> None:
+def test_each_hour_is_counted_once_however_often_it_is_counted(site: PlantedSite) -> None:
     site.sends_daily(3, MONDAY, 9, each=4)
     for _ in range(2):
         site.hub.sql("select private.roll_up_site_hours(%s)", MONDAY)
@@ -262,7 +264,7 @@ def test_each_hour_is_counted_once_however_often_it_is_counted(site: Site) -> No
         {"quiet_alert_after": "0 seconds"},
     ],
 )
-def test_hours_that_no_clock_shows_are_refused(site: Site, change: dict[str, str]) -> None:
+def test_hours_that_no_clock_shows_are_refused(site: PlantedSite, change: dict[str, str]) -> None:
     ((column, value),) = change.items()
     with pytest.raises(psycopg.Error) as refusal:
         site.hub.sql(f"update public.sites set {column} = %s where slug = %s", value, site.slug)

@@ -61,7 +61,7 @@ def test_a_site_that_can_sign_in_by_nothing_is_told(watched: Hub) -> None:
     told = parts(watched)["site", "cleanjet"]
     watched.sql(ended, None)
 
-    assert told == ("not configured", "It has no secret to sign in with.")
+    assert told == ("not configured", "It has no secret to prove itself with.")
 
 
 def test_whatever_is_wrong_with_a_site_is_told_the_worst_first(watched: Hub) -> None:

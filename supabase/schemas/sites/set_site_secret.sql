@@ -29,7 +29,7 @@ begin
 
   select * into known from private.site_secrets where site_secrets.sha256 = digest for update;
   if known.site_id <> target or known.kind <> set_site_secret.kind then
-    perform private.fail(409, 'secret_in_use', 'This secret is in use elsewhere, or in another way.');
+    perform private.fail(409, 'secret_in_use', 'This secret is in use at another site, or as another kind.');
   end if;
   if kind <> 'static' and known.vault_id is null then
     known.vault_id := vault.create_secret(secret, format('site %s %s', site_slug, encode(substring(digest for 6), 'hex')));

@@ -1,4 +1,4 @@
--- Which ways in a site has, and which of them is weak: what people and the status see of secrets.
+-- Secret kinds: the kinds of secret that a site has, and which is weak; users and the status see no more of secrets.
 
 create view private.site_secret_kinds as
   select sites.org_id, site_secrets.id, sites.id as site_id, sites.slug, site_secrets.kind, site_secrets.kind = 'static' as is_weak,
@@ -6,7 +6,7 @@ create view private.site_secret_kinds as
   from private.site_secrets
   join public.sites on sites.id = site_secrets.site_id
   where coalesce(site_secrets.valid_to, 'infinity') > now();
-comment on view private.site_secret_kinds is 'The ways in that sites have now; is_weak: whoever sees one request can send others.';
+comment on view private.site_secret_kinds is 'The secrets that sites have now, by kind; is_weak: whoever sees one request can send others.';
 
 create function public.site_secret_kinds()
 returns setof private.site_secret_kinds
@@ -14,7 +14,7 @@ language sql stable set search_path = ''
 as $$
   select * from private.site_secret_kinds_for_caller();
 $$;
-comment on function public.site_secret_kinds is 'The ways in that the caller''s sites have now, without the secrets; is_weak: whoever sees one request can send others.';
+comment on function public.site_secret_kinds is 'The kinds of secret that the caller''s sites have now, never the secrets; is_weak: whoever sees one request can send others.';
 grant execute on function public.site_secret_kinds to authenticated, service_role;
 
 -- security definer: nobody reads secrets, members only that there are some.
@@ -28,5 +28,5 @@ begin
   where (select auth.role()) = 'service_role' or site_secret_kinds.org_id in (select private.my_orgs('sites.read'));
 end;
 $$;
-comment on function private.site_secret_kinds_for_caller is 'The ways in of the sites in the caller''s organizations.';
+comment on function private.site_secret_kinds_for_caller is 'The kinds of secret of the sites in the caller''s organizations.';
 grant execute on function private.site_secret_kinds_for_caller to authenticated, service_role;

@@ -1,4 +1,4 @@
--- Site secrets: what a site may sign in with, chosen by the kind of secret.
+-- Site secrets: a site proves itself with a secret of a kind.
 --
 -- static is the secret itself in a header: accepted, and weak, for whoever sees one request has it. standard (Standard
 -- Webhooks) and hmac sign timestamp and body. page signs the short-lived tokens that browsers post with. A site may
@@ -20,7 +20,7 @@ create table private.site_secrets (
   constraint site_secrets_digest check (length(sha256) = 32),
   constraint site_secrets_unique unique (sha256)
 );
-comment on table private.site_secrets is 'What a site may sign in with; two valid at once while one replaces the other.';
+comment on table private.site_secrets is 'The secrets by which sites prove themselves; two are valid at once while one replaces the other.';
 comment on column private.site_secrets.sha256 is 'Of the secret as it is written. All that is kept of a static one.';
 comment on column private.site_secrets.vault_id is 'The key in the vault, while it may sign.';
 create index site_secrets_site_idx on private.site_secrets (site_id);

@@ -4,7 +4,7 @@
 -- loses, what was pulled does not say that the push lives.
 
 create view private.arrivals as
-  select events.id, events.org_id, events.site_id, left(events.source, 5) as way
+  select events.id, events.org_id, events.site_id, left(events.source, 5) as prefix
   from public.events
   where left(events.source, 5) in ('site:', 'pull:') and events.data #>> '{form,submission_id}' is distinct from 'test-event';
 comment on view private.arrivals is 'What sites sent or had fetched from them, without the form by which `make new-site` tries a connection.';
@@ -17,7 +17,7 @@ as $$
   from private.arrivals
   where arrivals.org_id = site.org_id and arrivals.site_id = site.id
     -- Asked once, not for each arrival.
-    and arrivals.way = any ((select private.living_sources(site))::text[])
+    and arrivals.prefix = any ((select private.living_sources(site))::text[])
     and arrivals.id < private.uuid_v7_floor(before)
   order by arrivals.id desc
   limit 1;
@@ -31,7 +31,7 @@ as $$
   select private.uuid_v7_time(arrivals.id)
   from private.arrivals
   where arrivals.org_id = site.org_id and arrivals.site_id = site.id
-    and arrivals.way = any ((select private.living_sources(site))::text[])
+    and arrivals.prefix = any ((select private.living_sources(site))::text[])
   order by arrivals.id
   limit 1;
 $$;
@@ -51,4 +51,4 @@ begin
   return '{site:,pull:}';
 end;
 $$;
-comment on function private.living_sources is 'Which ways of arrival show that a site lives: of one that pushes and is pulled as well, its pushes alone.';
+comment on function private.living_sources is 'The prefixes of the sources that show that a site lives; the pushes alone of a site that pushes and is pulled.';

@@ -7,7 +7,7 @@ as $$
   select
     'site', sites.slug,
     case
-      when not sites.enabled or ways.known is null then 'not configured'
+      when not sites.enabled or secrets.known is null then 'not configured'
       when wrong.messages is not null then 'degraded'
       when latest.at is null then 'not configured'
       when unknown.message is not null then 'degraded'
@@ -15,13 +15,13 @@ as $$
     end,
     case
       when not sites.enabled then 'It is switched off.'
-      when ways.known is null then 'It has no secret to sign in with.'
+      when secrets.known is null then 'It has no secret to prove itself with.'
       when wrong.messages is not null then wrong.messages
       when latest.at is null then 'Nothing has come from it yet.'
       else 'Its last submission came at ' || to_char(latest.at at time zone 'UTC', 'YYYY-MM-DD HH24:MI') || ' UTC.'
     end
     || coalesce(' ' || unknown.message, '')
-    || case when ways.is_weak then ' It may sign in with a static secret, which is weak: make a signing one with private.new_site_secret.' else '' end
+    || case when secrets.is_weak then ' It may prove itself with a static secret, which is weak: make a signing one with private.new_site_secret.' else '' end
   from public.sites
   left join lateral (select private.last_arrival(sites, now()) as at) as latest on true
   left join lateral (
@@ -31,7 +31,7 @@ as $$
       -- A key for pages helps none of them without an origin.
       and (site_secret_kinds.kind <> 'page' or sites.allowed_origins <> '{}')
     having count(*) > 0
-  ) as ways on true
+  ) as secrets on true
   left join lateral (
     select left(string_agg(alerts.message, ' ' order by alerts.severity desc, alerts.id), 1000) as messages
     from public.alerts

@@ -24,7 +24,7 @@ begin
       select count(*)
       from private.arrivals
       where arrivals.org_id = site.org_id and arrivals.site_id = site.id
-        and arrivals.way = any ((select private.living_sources(site))::text[])
+        and arrivals.prefix = any ((select private.living_sources(site))::text[])
         and arrivals.id >= private.uuid_v7_floor(hours.hour) and arrivals.id < private.uuid_v7_floor(hours.hour + interval '1 hour'))
     from (
       select coalesce(
