@@ -4145,11 +4145,11 @@ returns jsonb
 language plpgsql set search_path = ''
 as $$
 declare
-  -- What one request can do before REST gives up on it; whoever asks again gets the next.
+  -- One request can do no more before REST ends it; the next request takes the next deliveries.
   most constant integer := 5000;
   chosen uuid[];
   replay uuid;
-  wishes uuid[];
+  subscriptions uuid[];
   matched integer;
   is_all boolean;
   meant constant private.replay_filter := private.read_replay_filter(org_id, filter);
@@ -4175,14 +4175,14 @@ begin
     where deliveries.id = any (chosen) and deliveries.status = any (meant.statuses)
     returning deliveries.id, deliveries.subscription_id
   )
-  select array_agg(replayed.id), array_agg(distinct replayed.subscription_id), count(*) into chosen, wishes, matched from replayed;
+  select array_agg(replayed.id), array_agg(distinct replayed.subscription_id), count(*) into chosen, subscriptions, matched from replayed;
   update public.alerts set closed_at = now()
   where alerts.org_id = replay_deliveries.org_id and alerts.kind = 'delivery_dead' and alerts.closed_at is null
     and alerts.subject in (select id::text from unnest(chosen) as id);
   perform private.write_audit(replay_deliveries.org_id, 'replay', 'deliveries', coalesce(replay_deliveries.subscription, '*'), null,
     jsonb_build_object('replay_id', replay, 'filter', filter, 'deliveries', matched));
   perform private.kick(waiting.target)
-  from (select distinct target from private.willing_subscriptions where id = any (wishes)) as waiting;
+  from (select distinct target from private.willing_subscriptions where id = any (subscriptions)) as waiting;
   return jsonb_build_object('matched', matched, 'replay_id', replay, 'more', not is_all);
 end;
 $$;
@@ -6491,7 +6491,7 @@ comment on function private.check_kind_unknown is 'Sites that sent kinds of even
 -- The check of models: one that is asked and never decides.
 --
 -- An action says it: the output of one for which a model was asked in vain names the reason as `fallback`. A day whose
--- limit is used up is as the organization wished, unless not even one question fits into it.
+-- limit is used up is as the organization wants it, unless not even one question fits into it.
 
 create function private.fallbacks(org_id uuid, at_least integer default 3)
 returns table (agent_id uuid, message text)

@@ -186,7 +186,7 @@ class EveryMethod(Route):
             self.methods = None
 
 
-# functions-framework takes no wish about its server or its routes: it finds these where it looks for its own.
+# functions-framework lets nobody choose its server or its routes: it finds these where it looks for its own.
 HTTP_PROTOCOLS["auto"] = f"{Protocol.__module__}:{Protocol.__name__}"
 aio.Route = EveryMethod  # type: ignore[assignment, attr-defined]
 

@@ -103,7 +103,7 @@ with person as (
 ), version as (
   insert into public.agent_versions (org_id, agent_id, version, config)
   select org_id, id, 1, '{}' from agent
-), wish as (
+), subscription as (
   insert into public.subscriptions (org_id, name, event_types, target, agent_id)
   select org_id, 'qualifier', '{form.submitted}', %(org)s || '-qualifier', id from agent
 ), pulled as (

@@ -38,12 +38,12 @@ def look(hub: Any, org: Any) -> Look:
 
 
 @pytest.fixture
-def wish(hub: Any, org: Any) -> Any:
+def subscription(hub: Any, org: Any) -> Any:
     """A subscription whose target no function answers."""
     return hub.rows(
-        "insert into public.subscriptions (org_id, name, event_types, target) values (%s, 'wish', '{note.kept}', %s) returning id",
+        "insert into public.subscriptions (org_id, name, event_types, target) values (%s, 'subscription', '{note.kept}', %s) returning id",
         org,
-        f"wish-{uuid.uuid4().hex[:10]}",
+        f"subscription-{uuid.uuid4().hex[:10]}",
     )[0][0]
 
 
@@ -166,48 +166,52 @@ def test_a_monitor_that_does_not_run_makes_the_hub_unready(own_hub: Any) -> None
 
 
 def test_a_delivery_that_nobody_takes_is_found_until_it_is_taken(
-    hub: Any, org: Any, look: Look, wish: Any
+    hub: Any, org: Any, look: Look, subscription: Any
 ) -> None:
     emit(hub, org)
     assert look()["open"] == []
     hub.sql(
-        "update public.deliveries set run_at = now() - interval '16 minutes' where subscription_id = %s", wish
+        "update public.deliveries set run_at = now() - interval '16 minutes' where subscription_id = %s",
+        subscription,
     )
 
-    assert look()["opened"] == ["deliveries_stuck wish"]
+    assert look()["opened"] == ["deliveries_stuck subscription"]
     assert look()["opened"] == []
-    hub.sql("update public.deliveries set status = 'done' where subscription_id = %s", wish)
-    assert look()["closed"] == ["deliveries_stuck wish"]
+    hub.sql("update public.deliveries set status = 'done' where subscription_id = %s", subscription)
+    assert look()["closed"] == ["deliveries_stuck subscription"]
 
 
-def test_what_is_paused_is_not_stuck(hub: Any, org: Any, look: Look, wish: Any) -> None:
+def test_what_is_paused_is_not_stuck(hub: Any, org: Any, look: Look, subscription: Any) -> None:
     emit(hub, org)
-    hub.sql("update public.deliveries set run_at = now() - interval '1 day' where subscription_id = %s", wish)
-    hub.sql("update public.subscriptions set paused = true where id = %s", wish)
+    hub.sql(
+        "update public.deliveries set run_at = now() - interval '1 day' where subscription_id = %s",
+        subscription,
+    )
+    hub.sql("update public.subscriptions set paused = true where id = %s", subscription)
 
     assert look()["open"] == []
 
 
-def test_a_lease_that_ran_out_long_ago_is_found(hub: Any, org: Any, look: Look, wish: Any) -> None:
-    hub.sql("update public.subscriptions set paused = true where id = %s", wish)
+def test_a_lease_that_ran_out_long_ago_is_found(hub: Any, org: Any, look: Look, subscription: Any) -> None:
+    hub.sql("update public.subscriptions set paused = true where id = %s", subscription)
     emit(hub, org)
     held = (
         "update public.deliveries set status = 'running', lease_token = gen_random_uuid(),"
         " leased_until = now() - interval '6 minutes' where subscription_id = %s"
     )
     with psycopg.connect(hub.env["ADMIN_DATABASE_URL"]) as connection:
-        connection.execute("update public.subscriptions set paused = false where id = %s", [wish])
-        connection.execute(held, [wish])
+        connection.execute("update public.subscriptions set paused = false where id = %s", [subscription])
+        connection.execute(held, [subscription])
         found = connection.execute("select private.run_checks(%s, '{}', null)", [org]).fetchone()
         connection.rollback()  # before the sweep takes it back
 
     assert found is not None
-    assert found[0]["opened"] == ["deliveries_stuck wish"]
-    assert found[0]["open"] == ["1 deliveries to wish are still held by leases that ran out."]
+    assert found[0]["opened"] == ["deliveries_stuck subscription"]
+    assert found[0]["open"] == ["1 deliveries to subscription are still held by leases that ran out."]
 
 
 def test_a_function_that_fails_often_is_found_and_one_that_fails_once_is_not(
-    hub: Any, org: Any, look: Look, wish: Any
+    hub: Any, org: Any, look: Look, subscription: Any
 ) -> None:
     emit(hub, org, 20)
     fail(hub, org, 4)
@@ -216,12 +220,12 @@ def test_a_function_that_fails_often_is_found_and_one_that_fails_once_is_not(
     fail(hub, org, 5)
 
     found = look()
-    target = hub.rows("select target from public.subscriptions where id = %s", wish)[0][0]
+    target = hub.rows("select target from public.subscriptions where id = %s", subscription)[0][0]
     assert found["opened"] == [f"function_failing {target}"]
     assert found["open"] == [f"{target} failed 5 of 20 deliveries within an hour."]
 
 
-def test_a_rehearsal_that_fails_is_no_alert(hub: Any, org: Any, look: Look, wish: Any) -> None:
+def test_a_rehearsal_that_fails_is_no_alert(hub: Any, org: Any, look: Look, subscription: Any) -> None:
     emit(hub, org, 20)
     hub.sql("update public.deliveries set mode = 'rehearsal' where org_id = %s", org)
     fail(hub, org, 20)
@@ -229,22 +233,28 @@ def test_a_rehearsal_that_fails_is_no_alert(hub: Any, org: Any, look: Look, wish
     assert look()["open"] == []
 
 
-def test_a_dead_delivery_that_came_back_is_no_alert(hub: Any, org: Any, look: Look, wish: Any) -> None:
+def test_a_dead_delivery_that_came_back_is_no_alert(
+    hub: Any, org: Any, look: Look, subscription: Any
+) -> None:
     emit(hub, org)
-    hub.sql("select private.mark_dead(id, 'no') from public.deliveries where subscription_id = %s", wish)
+    hub.sql(
+        "select private.mark_dead(id, 'no') from public.deliveries where subscription_id = %s", subscription
+    )
     look()
     assert [kind for kind, _ in alerts(hub, org)] == ["delivery_dead"]
 
-    hub.sql("update public.deliveries set status = 'done' where subscription_id = %s", wish)
+    hub.sql("update public.deliveries set status = 'done' where subscription_id = %s", subscription)
     look()
 
     assert alerts(hub, org) == []
 
 
-def test_many_that_die_of_one_reason_are_told_once(hub: Any, org: Any, wish: Any) -> None:
+def test_many_that_die_of_one_reason_are_told_once(hub: Any, org: Any, subscription: Any) -> None:
     emit(hub, org, 10)
 
-    hub.sql("select private.mark_dead(id, 'no') from public.deliveries where subscription_id = %s", wish)
+    hub.sql(
+        "select private.mark_dead(id, 'no') from public.deliveries where subscription_id = %s", subscription
+    )
 
     assert len(alerts(hub, org)) == 10
     told = hub.rows("select count(*) from public.events where org_id = %s and type = 'alert.opened'", org)
@@ -383,20 +393,23 @@ def test_jobs_that_are_gone_late_or_failing_are_found(own_hub: Any) -> None:
     ]
 
 
-def test_a_check_that_fails_is_an_alert_and_stops_no_other(hub: Any, org: Any, look: Look, wish: Any) -> None:
+def test_a_check_that_fails_is_an_alert_and_stops_no_other(
+    hub: Any, org: Any, look: Look, subscription: Any
+) -> None:
     emit(hub, org)
     hub.sql(
-        "update public.deliveries set run_at = now() - interval '16 minutes' where subscription_id = %s", wish
+        "update public.deliveries set run_at = now() - interval '16 minutes' where subscription_id = %s",
+        subscription,
     )
     config = json.dumps({"failure_min": "many", "duplicates_min": "many"})
 
     found = hub.rows("select private.run_checks(%s, %s, null)", org, config)[0][0]
 
-    assert found["opened"] == ["deliveries_stuck wish"]
+    assert found["opened"] == ["deliveries_stuck subscription"]
     assert found["failed"] == []  # nothing was there to compare with
     fail(hub, org, 1)
     found = hub.rows("select private.run_checks(%s, %s, null)", org, config)[0][0]
     assert found["failed"] == ["function_failing"]
     assert ("check_failed", "function_failing") in alerts(hub, org)
     look()
-    assert alerts(hub, org) == [("deliveries_stuck", "wish")]
+    assert alerts(hub, org) == [("deliveries_stuck", "subscription")]

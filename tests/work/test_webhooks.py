@@ -117,18 +117,18 @@ def is_signed(request: Received, secret: str) -> bool:
 
 
 def test_a_partner_gets_the_event_signed(hub: Any, hook: Make, partner: Partner) -> None:
-    wish = hook(partner.url + "/hooks/in?token=1")
-    event = wish.emit()[0]
+    webhook = hook(partner.url + "/hooks/in?token=1")
+    event = webhook.emit()[0]
 
-    assert hub.until(lambda: wish.deliveries() == ["done"])
+    assert hub.until(lambda: webhook.deliveries() == ["done"])
     (request,) = partner.received
     assert request.path == "/hooks/in?token=1"
-    assert is_signed(request, wish.secret)
+    assert is_signed(request, webhook.secret)
     assert abs(time.time() - int(request.headers["webhook-timestamp"])) < 60
     body = json.loads(request.body)
-    assert (body["type"], body["data"]["id"], body["data"]["data"]) == (wish.type, event, {"n": 1})
+    assert (body["type"], body["data"]["id"], body["data"]["data"]) == (webhook.type, event, {"n": 1})
     assert body["data"]["trace_id"] in request.headers["traceparent"]
-    assert wish.deliveries("result") == [{"status": 200, "answer": "thanks"}]
+    assert webhook.deliveries("result") == [{"status": 200, "answer": "thanks"}]
 
 
 def test_the_signature_is_that_of_the_standard() -> None:
@@ -143,10 +143,10 @@ def test_the_signature_is_that_of_the_standard() -> None:
 
 
 def test_a_partner_gets_what_came_of_an_event_it_was_sent(hub: Any, hook: Make, partner: Partner) -> None:
-    wish = hook(partner.url, "form.submitted", "lead.qualified")
+    webhook = hook(partner.url, "form.submitted", "lead.qualified")
     hub.submit("prime", {"email": f"{name()}@example.com"})
 
-    assert hub.until(lambda: wish.deliveries() == ["done", "done"])
+    assert hub.until(lambda: webhook.deliveries() == ["done", "done"])
     assert sorted(json.loads(request.body)["type"] for request in partner.received) == [
         "form.submitted",
         "lead.qualified",
@@ -164,13 +164,13 @@ def test_what_fails_is_sent_again_under_the_same_id(hub: Any, hook: Make, partne
         (204, {"content-length": "0"}),
     ]
     partner.text = b""
-    wish = hook(partner.url)
-    wish.emit()
+    webhook = hook(partner.url)
+    webhook.emit()
 
-    assert hub.until(lambda: wish.deliveries() == ["done"], 40)
+    assert hub.until(lambda: webhook.deliveries() == ["done"], 40)
     assert len({request.headers["webhook-id"] for request in partner.received}) == 1
     assert partner.paths == ["/"] * 4
-    assert [error for _, error in wish.attempts()] == [
+    assert [error for _, error in webhook.attempts()] == [
         "Retry: answered 500: ",
         "Retry: answered 404: ",
         "Retry: answered 302: ",
@@ -181,27 +181,27 @@ def test_what_fails_is_sent_again_under_the_same_id(hub: Any, hook: Make, partne
 @pytest.mark.parametrize("status", [429, 503])
 def test_a_partner_says_when_to_come_again(hub: Any, hook: Make, partner: Partner, status: int) -> None:
     partner.answers = [(status, {"retry-after": "600"})]
-    wish = hook(partner.url)
-    wish.emit()
+    webhook = hook(partner.url)
+    webhook.emit()
 
-    assert hub.until(lambda: wish.deliveries() == ["failed"])
-    assert wish.deliveries("run_at > now() + interval '590 seconds'") == [True]
+    assert hub.until(lambda: webhook.deliveries() == ["failed"])
+    assert webhook.deliveries("run_at > now() + interval '590 seconds'") == [True]
 
 
 def test_410_pauses_the_webhook_until_a_person_lets_it_run(hub: Any, hook: Make, partner: Partner) -> None:
     partner.answers = [(410, {}), (200, {})]
-    wish = hook(partner.url)
-    wish.emit()
+    webhook = hook(partner.url)
+    webhook.emit()
 
-    assert hub.until(lambda: wish.deliveries() == ["failed"])
-    assert wish.alerts("webhook_gone") == [True]
-    wish.emit(2)
+    assert hub.until(lambda: webhook.deliveries() == ["failed"])
+    assert webhook.alerts("webhook_gone") == [True]
+    webhook.emit(2)
     hub.sql("select private.sweep_deliveries()")
-    assert wish.deliveries() == ["failed", "pending", "pending"]
+    assert webhook.deliveries() == ["failed", "pending", "pending"]
     assert len(partner.received) == 1
 
     resumed = web.patch(
-        f"{hub.url}/rest/v1/subscriptions?id=eq.{wish.id}",
+        f"{hub.url}/rest/v1/subscriptions?id=eq.{webhook.id}",
         json={"paused": False},
         headers={
             "apikey": hub.env["SUPABASE_PUBLISHABLE_KEY"],
@@ -210,8 +210,8 @@ def test_410_pauses_the_webhook_until_a_person_lets_it_run(hub: Any, hook: Make,
     )
 
     assert resumed.status_code == 204
-    assert hub.until(lambda: wish.deliveries() == ["done"] * 3)
-    assert wish.alerts("webhook_gone") == [False]
+    assert hub.until(lambda: webhook.deliveries() == ["done"] * 3)
+    assert webhook.alerts("webhook_gone") == [False]
 
 
 def test_a_dead_delivery_is_told_by_another_webhook_and_runs_in_no_circle(
@@ -257,28 +257,28 @@ def test_a_partner_that_stalls_holds_up_no_other(
 
 
 def test_an_address_that_only_the_hub_can_reach_is_not_reached(hub: Any, hook: Make) -> None:
-    wish = hook("https://partner.example/latest/meta-data")
+    webhook = hook("https://partner.example/latest/meta-data")
     # As a name would lead there that is a partner's today and tomorrow ours: SQL can know none.
     hub.as_superuser(
         "set session_replication_role = 'replica';"
-        f" update public.subscriptions set target = 'https://169.254.169.254/latest/meta-data' where id = '{wish.id}'"
+        f" update public.subscriptions set target = 'https://169.254.169.254/latest/meta-data' where id = '{webhook.id}'"
     )
-    wish.emit()
+    webhook.emit()
 
-    assert hub.until(lambda: wish.deliveries() == ["dead"])
-    assert wish.attempts() == [("dead", "Permanent: the name leads to an address that is not public")]
+    assert hub.until(lambda: webhook.deliveries() == ["dead"])
+    assert webhook.attempts() == [("dead", "Permanent: the name leads to an address that is not public")]
 
 
 # Secrets ------------------------------------------------------------------------------------------------------------------
 
 
 def test_while_a_secret_is_changed_both_sign(hub: Any, hook: Make, partner: Partner) -> None:
-    wish = hook(partner.url)
-    secrets = [wish.secret]
+    webhook = hook(partner.url)
+    secrets = [webhook.secret]
     for overlap in ("1 day", "1 day", "0"):
-        answer = hub.rpc("rotate_webhook_secret", "ADMIN", subscription_id=wish.id, old_valid_for=overlap)
+        answer = hub.rpc("rotate_webhook_secret", "ADMIN", subscription_id=webhook.id, old_valid_for=overlap)
         secrets.append(answer.json()["secret"])
-        wish.emit()
+        webhook.emit()
         assert hub.until(lambda: len(partner.received) == len(secrets) - 1)
 
     signed = [[is_signed(request, secret) for secret in secrets] for request in partner.received]
@@ -290,27 +290,27 @@ def test_while_a_secret_is_changed_both_sign(hub: Any, hook: Make, partner: Part
 
 
 def test_a_webhook_that_is_deleted_leaves_no_secret(hub: Any, hook: Make, partner: Partner) -> None:
-    wish = hook(partner.url)
-    wish.emit()
-    assert hub.until(lambda: wish.deliveries() == ["done"])
+    webhook = hook(partner.url)
+    webhook.emit()
+    assert hub.until(lambda: webhook.deliveries() == ["done"])
     kept = "select count(*) from vault.secrets where description = %s"
-    assert hub.rows(kept, f"signs webhook {wish.id}") == [(1,)]
+    assert hub.rows(kept, f"signs webhook {webhook.id}") == [(1,)]
 
-    assert hub.rpc("delete_webhook_subscription", "ADMIN", subscription_id=wish.id).status_code == 204
+    assert hub.rpc("delete_webhook_subscription", "ADMIN", subscription_id=webhook.id).status_code == 204
 
-    assert hub.rows(kept, f"signs webhook {wish.id}") == [(0,)]
-    assert hub.rows("select count(*) from public.subscriptions where id = %s", wish.id) == [(0,)]
-    assert hub.rows("select count(*) from private.kicks where target = 'webhook-sender/' || %s", wish.id) == [
-        (0,)
-    ]
+    assert hub.rows(kept, f"signs webhook {webhook.id}") == [(0,)]
+    assert hub.rows("select count(*) from public.subscriptions where id = %s", webhook.id) == [(0,)]
+    assert hub.rows(
+        "select count(*) from private.kicks where target = 'webhook-sender/' || %s", webhook.id
+    ) == [(0,)]
 
 
 def test_no_secret_is_in_what_people_may_read(hub: Any, hook: Make, partner: Partner) -> None:
-    wish = hook(partner.url)
+    webhook = hook(partner.url)
 
     for table in ("subscriptions", "audit_log", "events"):
         found = hub.rows(
-            f"select count(*) from public.{table} as row where row::text like %s", f"%{wish.secret}%"
+            f"select count(*) from public.{table} as row where row::text like %s", f"%{webhook.secret}%"
         )
         assert found == [(0,)]
 
@@ -320,14 +320,14 @@ def test_no_secret_is_in_what_people_may_read(hub: Any, hook: Make, partner: Par
 
 @pytest.mark.parametrize("who", ["OPERATOR", "CLOSER", "VIEWER"])
 def test_only_admins_make_and_change_webhooks(hub: Any, hook: Make, partner: Partner, who: str) -> None:
-    wish = hook(partner.url)
+    webhook = hook(partner.url)
 
     answers = [
         hub.rpc(
             "create_webhook_subscription", who, name=name(), url="https://a.example", event_types=["form.*"]
         ),
-        hub.rpc("rotate_webhook_secret", who, subscription_id=wish.id),
-        hub.rpc("delete_webhook_subscription", who, subscription_id=wish.id),
+        hub.rpc("rotate_webhook_secret", who, subscription_id=webhook.id),
+        hub.rpc("delete_webhook_subscription", who, subscription_id=webhook.id),
     ]
 
     assert [answer.status_code for answer in answers] == [403, 404, 404]
@@ -496,25 +496,25 @@ def test_a_hub_on_one_machine_may_have_partners_there_and_no_other_hub_may(own_h
 def test_the_address_of_a_webhook_is_changed_by_nobody_to_one_that_cannot_be_reached(
     hub: Any, hook: Make, partner: Partner
 ) -> None:
-    wish = hook(partner.url)
+    webhook = hook(partner.url)
 
     patched = web.patch(
-        f"{hub.url}/rest/v1/subscriptions?id=eq.{wish.id}",
+        f"{hub.url}/rest/v1/subscriptions?id=eq.{webhook.id}",
         json={"target": "https://partner.example/"},
         headers=hub.signed_in("ADMIN"),
     )
 
     assert patched.status_code == 403
     with pytest.raises(psycopg.Error, match=r"10\.0\.0\.1 is not public"):
-        wish.change(target="https://10.0.0.1/")
+        webhook.change(target="https://10.0.0.1/")
     with pytest.raises(psycopg.Error, match=r"10\.0\.0\.2 is not public"):
         hub.sql(
             "insert into public.subscriptions (org_id, name, event_types, target_kind, target)"
             " select org_id, %s, '{form.*}', 'webhook', 'https://10.0.0.2/' from public.subscriptions where id = %s",
             name(),
-            wish.id,
+            webhook.id,
         )
-    wish.change(target="https://partner.example/")
+    webhook.change(target="https://partner.example/")
 
 
 def test_sql_and_the_sender_know_the_same_addresses_as_public(hub: Any) -> None:
@@ -535,10 +535,10 @@ def test_sql_and_the_sender_know_the_same_addresses_as_public(hub: Any) -> None:
 
 
 def test_a_name_is_one_webhooks(hub: Any, hook: Make, partner: Partner) -> None:
-    wish = hook(partner.url)
+    webhook = hook(partner.url)
 
     answer = hub.rpc(
-        "create_webhook_subscription", "ADMIN", name=wish.name, url=partner.url, event_types=["form.*"]
+        "create_webhook_subscription", "ADMIN", name=webhook.name, url=partner.url, event_types=["form.*"]
     )
 
     assert answer.status_code == 409

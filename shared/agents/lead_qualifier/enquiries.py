@@ -26,7 +26,7 @@ class Memory(BaseModel):
             memory = cls.model_validate(remembered)
         except ValidationError:
             return cls()
-        known = {wish.name for wishes in rules.services.values() for wish in wishes}
+        known = {mention.name for mentions in rules.services.values() for mention in mentions}
         return memory if memory.last_service in known else memory.model_copy(update={"last_service": None})
 
     @classmethod

@@ -159,12 +159,12 @@ def moved(by_rules: Qualification, judgement: Judgement, version: Version) -> tu
     highest = min(by_rules.score + thresholds.may_raise, _top_of_band(by_rules.score, rules))
     lowest = max(by_rules.score - thresholds.may_lower, 0)
     score = max(lowest, min(judgement.score, highest))
-    band, wished = rules.band_of(score), rules.band_of(judgement.score)
+    band, wanted = rules.band_of(score), rules.band_of(judgement.score)
     reasons = list(by_rules.reasons)
     if score != by_rules.score:
         reasons.append(f"the model moved it: {score - by_rules.score:+d}")
-    if goes_further := wished.at_least > band.at_least:
-        reasons.append(f"the model would say {wished.band}, which a person decides")
+    if goes_further := wanted.at_least > band.at_least:
+        reasons.append(f"the model would say {wanted.band}, which a person decides")
     reasons += [f"the model: {reason}" for reason in judgement.reasons]
     verdict = Qualification(
         score=score,
@@ -187,7 +187,7 @@ def _top_of_band(score: int, rules: Rules) -> int:
 def _choices(enquiry: Enquiry, version: Version) -> dict[str, list[Any]]:
     steps = dict.fromkeys(step for band in version.rules.bands for step in version.steps(band.band))
     return {
-        "service": [*(wish.name for wish in version.rules.services_of(enquiry.site)), None],
+        "service": [*(mention.name for mention in version.rules.services_of(enquiry.site)), None],
         "next_step": list(steps),
     }
 

@@ -22,7 +22,7 @@ class _Rule(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
-class Wish(_Rule):
+class Mention(_Rule):
     """Something a customer may ask for, or say, and what it is worth."""
 
     name: str
@@ -60,9 +60,9 @@ class Rules(_Rule):
     """The config of a version. `services` has a list for each site; the first match of a list counts."""
 
     base: int = Field(ge=0, le=100)
-    services: dict[str, tuple[Wish, ...]]
-    urgency: tuple[Wish, ...]
-    unwanted: tuple[Wish, ...]
+    services: dict[str, tuple[Mention, ...]]
+    urgency: tuple[Mention, ...]
+    unwanted: tuple[Mention, ...]
     budget: tuple[Step, ...]
     area: dict[str, Area]
     completeness: Completeness
@@ -74,7 +74,7 @@ class Rules(_Rule):
         reached = (band for band in self.bands if band.at_least <= score)
         return max(reached, key=lambda band: band.at_least, default=self.bands[-1])
 
-    def services_of(self, site: str | None) -> tuple[Wish, ...]:
+    def services_of(self, site: str | None) -> tuple[Mention, ...]:
         return self.services.get(site or "", ())
 
 
@@ -100,9 +100,9 @@ def qualify(reading: Reading, contact: Contact | None, site: str | None, rules: 
     text = _text(reading.service, reading.message, reading.timeframe, reading.recurrence)
     service = _first(rules.services_of(site), text)
     signals = {
-        "service": _wished("asks for {}", service),
-        "urgency": _wished("says it is {}", _first(rules.urgency, text)),
-        "unwanted": _wished("reads like {}", _first(rules.unwanted, text)),
+        "service": _mentioned("asks for {}", service),
+        "urgency": _mentioned("says it is {}", _first(rules.urgency, text)),
+        "unwanted": _mentioned("reads like {}", _first(rules.unwanted, text)),
         "budget": _budget(rules.budget, reading),
         "area": _area(rules.area.get(site or ""), reading),
         "repeat": _repeat(rules.repeat_customer, contact),
@@ -127,8 +127,8 @@ def _text(*parts: str | None) -> str:
     return unicodedata.normalize("NFKC", written).casefold()
 
 
-def _first(wishes: Iterable[Wish], text: str) -> Wish | None:
-    return next((wish for wish in wishes if _pattern(wish.words).search(text)), None)
+def _first(mentions: Iterable[Mention], text: str) -> Mention | None:
+    return next((mention for mention in mentions if _pattern(mention.words).search(text)), None)
 
 
 @lru_cache(maxsize=512)
@@ -137,8 +137,8 @@ def _pattern(words: Words) -> re.Pattern[str]:
     return re.compile(r"\b(?:" + "|".join(re.escape(word.casefold()) for word in words) + r")\b")
 
 
-def _wished(words: str, wish: Wish | None) -> Point | None:
-    return Point(wish.points, words.format(wish.name)) if wish else None
+def _mentioned(words: str, mention: Mention | None) -> Point | None:
+    return Point(mention.points, words.format(mention.name)) if mention else None
 
 
 def _budget(steps: Iterable[Step], reading: Reading) -> Point | None:

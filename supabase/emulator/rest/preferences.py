@@ -59,15 +59,15 @@ def parse(headers: Iterable[str], is_timezone: Callable[[str], bool], *, tx_over
     chosen: dict[str, str] = {}
     invalid: list[str] = []
     for preference in (part.strip() for header in headers for part in header.split(",")):
-        key, _, wish = preference.partition("=")
+        key, _, value = preference.partition("=")
         if key == "timezone":
-            known = is_timezone(wish)
+            known = is_timezone(value)
         elif key == "max-affected":
-            known = wish.isdecimal() and wish.isascii() and len(wish) < 19
+            known = value.isdecimal() and value.isascii() and len(value) < 19
         else:
-            known = wish in CHOICES.get(key, ())
+            known = value in CHOICES.get(key, ())
         if not known:
             invalid.append(preference)
         elif key != "tx" or tx_override:
-            chosen.setdefault(key, wish)
+            chosen.setdefault(key, value)
     return Preferences(chosen, tuple(filter(None, invalid)))

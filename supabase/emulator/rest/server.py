@@ -150,8 +150,8 @@ class Rest:
 
     async def _timezones(self, request: Request) -> frozenset[str]:
         """The zones that exist, if the request names one."""
-        wishes = ",".join(request.headers.getlist("prefer"))
-        return await self._cache.timezones() if "timezone=" in wishes else frozenset()
+        preferences = ",".join(request.headers.getlist("prefer"))
+        return await self._cache.timezones() if "timezone=" in preferences else frozenset()
 
     async def _built(self, builder: Builder, asked: Asked, catalog: Catalog) -> Action:
         try:

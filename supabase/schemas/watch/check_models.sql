@@ -1,7 +1,7 @@
 -- The check of models: one that is asked and never decides.
 --
 -- An action says it: the output of one for which a model was asked in vain names the reason as `fallback`. A day whose
--- limit is used up is as the organization wished, unless not even one question fits into it.
+-- limit is used up is as the organization wants it, unless not even one question fits into it.
 
 create function private.fallbacks(org_id uuid, at_least integer default 3)
 returns table (agent_id uuid, message text)
