@@ -150,7 +150,7 @@ create policy "everybody signed in may read what roles may do" on public.role_pe
 -- tenancy/callers.sql
 -- Who asks, and in which organizations they may.
 --
--- Policies ask private.my_orgs('<table>.<verb>'); functions that act for a person ask private.permit.
+-- Policies ask private.my_orgs('<table>.<verb>'); functions that act for a user ask private.permit.
 
 -- security definer: a policy on memberships would otherwise ask itself.
 create function private.my_orgs(permission text)
@@ -192,7 +192,7 @@ language sql stable set search_path = ''
 as $$
   select coalesce('user:' || (select auth.uid()), 'hub');
 $$;
-comment on function private.doer is 'The source of an event that somebody has done: a person who is signed in, or whoever has the hub''s secret key.';
+comment on function private.doer is 'The source of an event that the caller makes: user:<id>, or hub for the hub''s secret key.';
 
 -- tenancy/audit_change.sql
 -- The trigger that writes a change to the audit log.
@@ -207,8 +207,8 @@ declare
   after jsonb := case when tg_op <> 'DELETE' then to_jsonb(new) end;
   present jsonb := coalesce(after, before);
 begin
-  -- What agents do is told by agent_actions; here stands what people do and what changes the rules.
-  if tg_argv[0] = 'people' and (select auth.uid()) is null then
+  -- agent_actions tells what agents do; the audit log tells what users do and what changes the rules.
+  if tg_argv[0] = 'users' and (select auth.uid()) is null then
     return null;
   end if;
   if before - 'updated_at' is not distinct from after - 'updated_at' then
@@ -314,14 +314,14 @@ as $$
 declare
   entry public.audit_log;
   last private.audit_heads;
-  person uuid := (select auth.uid());
+  doer uuid := (select auth.uid());
 begin
   -- A chain has one end: writers of one organization take turns.
   insert into private.audit_heads (org_id, number, hash) values (write_audit.org_id, 0, '\x') on conflict do nothing;
   select * into last from private.audit_heads where audit_heads.org_id = write_audit.org_id for update;
 
   entry := row(
-    write_audit.org_id, last.number + 1, case when person is null then 'hub' else 'user' end, person,
+    write_audit.org_id, last.number + 1, case when doer is null then 'hub' else 'user' end, doer,
     write_audit.action, write_audit.resource_type, write_audit.resource_id, write_audit.before, write_audit.after, now(), '\x');
   entry.hash := private.audit_hash(last.hash, entry);
   insert into public.audit_log select entry.*;
@@ -1181,7 +1181,7 @@ create index contacts_merged_into_idx on public.contacts (org_id, merged_into) w
 create trigger contacts_touch before update on public.contacts
   for each row execute function private.touch_updated_at();
 create trigger contacts_audit after update or delete on public.contacts
-  for each row execute function private.audit_change('people');
+  for each row execute function private.audit_change('users');
 
 alter table public.contacts enable row level security, force row level security;
 grant select on public.contacts to authenticated, service_role;
@@ -1241,7 +1241,7 @@ create index leads_won_idx on public.leads (org_id, contact_id) where stage = 'w
 create trigger leads_touch before update on public.leads
   for each row execute function private.touch_updated_at();
 create trigger leads_audit after update or delete on public.leads
-  for each row execute function private.audit_change('people');
+  for each row execute function private.audit_change('users');
 
 alter table public.leads enable row level security, force row level security;
 grant select on public.leads to authenticated, service_role;
@@ -1331,7 +1331,7 @@ create index merge_candidates_other_idx on public.merge_candidates (org_id, othe
 create index merge_candidates_open_idx on public.merge_candidates (org_id, id desc) where decided_at is null;
 
 create trigger merge_candidates_audit after update or delete on public.merge_candidates
-  for each row execute function private.audit_change('people');
+  for each row execute function private.audit_change('users');
 
 alter table public.merge_candidates enable row level security, force row level security;
 grant select on public.merge_candidates to authenticated, service_role;
@@ -1935,7 +1935,7 @@ returns void
 language plpgsql set search_path = ''
 as $$
 declare
-  give_up timestamptz := clock_timestamp() + interval '5 seconds';
+  deadline timestamptz := clock_timestamp() + interval '5 seconds';
 begin
   loop
     begin
@@ -1943,7 +1943,7 @@ begin
       return;
     exception when lock_not_available or deadlock_detected then
       -- What was taken is let go with the block: whoever is ahead finishes, then we come again.
-      if clock_timestamp() > give_up then
+      if clock_timestamp() > deadline then
         perform private.fail(503, 'contacts_busy', 'Something else is being done with these contacts. Try again.');
       end if;
       perform pg_sleep(0.002 + random() * 0.02);
@@ -1959,27 +1959,27 @@ language plpgsql set search_path = ''
 as $$
 declare
   org uuid := (select contacts.org_id from public.contacts where contacts.id = any (take_contacts.contacts) limit 1);
-  people uuid[];
+  visible uuid[];
   family uuid[];
   keys text[];
 begin
-  select array_agg(distinct private.visible_contact(id)) into people from unnest(take_contacts.contacts) as id;
-  family := array(select unnest(private.contact_family(person)) from unnest(people) as person order by 1);
+  select array_agg(distinct private.visible_contact(id)) into visible from unnest(take_contacts.contacts) as id;
+  family := array(select unnest(private.contact_family(id)) from unnest(visible) as id order by 1);
   keys := array(
     select identifiers.match_key from public.contact_identifiers as identifiers
-    where identifiers.org_id = org and identifiers.contact_id = any (people)
+    where identifiers.org_id = org and identifiers.contact_id = any (visible)
     order by identifiers.id);
 
   -- Waits its turn among the submissions of these people, then keeps the others out.
   perform private.lock_identifiers(org, keys);
   perform from public.contacts where contacts.id = any (family) order by contacts.id for update nowait;
-  perform from public.leads where leads.org_id = org and leads.contact_id = any (people) order by leads.id for update nowait;
+  perform from public.leads where leads.org_id = org and leads.contact_id = any (visible) order by leads.id for update nowait;
 
   if keys is distinct from array(
       select identifiers.match_key from public.contact_identifiers as identifiers
-      where identifiers.org_id = org and identifiers.contact_id = any (people)
+      where identifiers.org_id = org and identifiers.contact_id = any (visible)
       order by identifiers.id for update nowait)
-    or family is distinct from array(select unnest(private.contact_family(person)) from unnest(people) as person order by 1)
+    or family is distinct from array(select unnest(private.contact_family(id)) from unnest(visible) as id order by 1)
   then
     raise exception 'these contacts changed meanwhile' using errcode = 'lock_not_available';
   end if;
@@ -2048,17 +2048,17 @@ returns uuid
 language plpgsql set search_path = ''
 as $$
 declare
-  person constant uuid := private.visible_contact(contact);
+  visible constant uuid := private.visible_contact(contact);
   lead uuid;
 begin
   -- resolve_contact still holds its lock on this person: nobody else opens the same lead meanwhile.
   select leads.id into lead
   from public.leads
-  where leads.org_id = org and leads.contact_id = person and leads.site_id = site
+  where leads.org_id = org and leads.contact_id = visible and leads.site_id = site
     and leads.is_open;
   if lead is null then
     insert into public.leads (org_id, contact_id, home_id, site_id, source)
-    values (org, person, contact, site, open_lead.source)
+    values (org, visible, contact, site, open_lead.source)
     on conflict (org_id, contact_id, site_id) where is_open
       do update set updated_at = now()
     returning leads.id into lead;
@@ -2186,7 +2186,7 @@ as $$
 declare
   email_key text := private.email_key(email);
   home uuid;
-  person uuid;
+  visible uuid;
   phone_is_known boolean := false;
   email_is_new boolean := false;
   phone_is_new boolean := false;
@@ -2194,7 +2194,7 @@ begin
   perform private.lock_identifiers(resolve_contact.org_id, array[email_key, phone]);
 
   if email is not null then
-    select known.home_id, known.contact_id into home, person
+    select known.home_id, known.contact_id into home, visible
     from public.contact_identifiers as known
     where known.org_id = resolve_contact.org_id and known.kind = 'email' and known.match_key = email_key
       and known.strength = 'strong';
@@ -2206,7 +2206,7 @@ begin
       where known.org_id = resolve_contact.org_id and known.kind = 'phone' and known.match_key = phone);
     if phone_is_known and home is null then
       home := private.holder_of_phone(resolve_contact.org_id, phone, coalesce(name, ''), email is not null);
-      person := private.visible_contact(home);
+      visible := private.visible_contact(home);
     end if;
     phone_is_new := not phone_is_known or not exists (
       select from public.contact_identifiers as known
@@ -2215,12 +2215,12 @@ begin
   end if;
   if home is null then
     insert into public.contacts (org_id, name) values (resolve_contact.org_id, nullif(name, '')) returning id into home;
-    person := home;
+    visible := home;
   end if;
 
   if email_is_new or phone_is_new then
     insert into public.contact_identifiers (org_id, contact_id, home_id, kind, value, strength, event_id)
-    select resolve_contact.org_id, person, home, kind::public.identifier_kind, value,
+    select resolve_contact.org_id, visible, home, kind::public.identifier_kind, value,
            strength::public.identifier_strength, resolve_contact.event_id
     from (values ('email', email, 'strong', email_is_new), ('phone', phone, 'weak', phone_is_new)) as given (kind, value, strength, is_new)
     where is_new
@@ -2228,7 +2228,7 @@ begin
     on conflict do nothing;
   end if;
   if phone_is_new and phone_is_known then
-    perform private.doubt_holders(resolve_contact.org_id, home, person, phone);
+    perform private.doubt_holders(resolve_contact.org_id, home, visible, phone);
   end if;
   return home;
 end;
@@ -2260,10 +2260,10 @@ language plpgsql stable set search_path = ''
 as $$
 declare
   homes uuid[];
-  persons uuid[];
+  all_visible uuid[];
 begin
   with holders as (
-    select known.home_id as home, known.contact_id as person, contacts.name
+    select known.home_id as home, known.contact_id as visible, contacts.name
     from public.contact_identifiers as known
     join public.contacts on contacts.id = known.home_id
     where known.org_id = holder_of_phone.org_id and known.kind = 'phone' and known.match_key = holder_of_phone.phone
@@ -2271,35 +2271,35 @@ begin
     order by known.home_id desc
     limit 50
   ), agreeing as (
-    select home, person, private.name_words(holders.name) <@ private.name_words(holder_of_phone.name)
+    select home, visible, private.name_words(holders.name) <@ private.name_words(holder_of_phone.name)
                      and private.name_words(holder_of_phone.name) <@ private.name_words(holders.name) as is_exact
     from holders
     -- No name on either side agrees on nothing: then a new address is another person's.
     where private.names_agree(holders.name, holder_of_phone.name) and (holder_of_phone.name <> '' or not has_email)
   ), best as (
-    select home, person from agreeing
+    select home, visible from agreeing
     where is_exact or not exists (select from agreeing where is_exact)
   )
-  select array_agg(home order by home), array_agg(distinct person) into homes, persons from best;
+  select array_agg(home order by home), array_agg(distinct visible) into homes, all_visible from best;
 
-  if cardinality(persons) = 1 then
+  if cardinality(all_visible) = 1 then
     return homes[1];
   elsif has_email then
     return null;
   end if;
   return (
-    select person from unnest(persons) as person
+    select visible from unnest(all_visible) as visible
     where not exists (
       select from public.contact_identifiers as strong
-      where strong.org_id = holder_of_phone.org_id and strong.contact_id = person and strong.strength = 'strong')
-    order by person
+      where strong.org_id = holder_of_phone.org_id and strong.contact_id = visible and strong.strength = 'strong')
+    order by visible
     limit 1);
 end;
 $$;
 comment on function private.holder_of_phone is 'The one contact whose phone this is, judging by the name; null when there is none or no telling.';
 
 -- Once, when a contact first gives a number: who else has it may be the same person.
-create function private.doubt_holders(org_id uuid, home uuid, person uuid, phone text)
+create function private.doubt_holders(org_id uuid, home uuid, visible uuid, phone text)
 returns void
 language plpgsql set search_path = ''
 as $$
@@ -2310,7 +2310,7 @@ begin
     select known.home_id as home
     from public.contact_identifiers as known
     where known.org_id = doubt_holders.org_id and known.kind = 'phone' and known.match_key = doubt_holders.phone
-      and known.contact_id <> doubt_holders.person
+      and known.contact_id <> doubt_holders.visible
     order by known.home_id desc
     limit 5
   ) as holder
@@ -2352,7 +2352,7 @@ comment on column public.suppressions.match_key is 'The identifier, whoever has 
 comment on column public.suppressions.event_id is 'The event in which it was said. No foreign key: partitions of events are archived one by one.';
 
 create trigger suppressions_audit after insert or update or delete on public.suppressions
-  for each row execute function private.audit_change('people');
+  for each row execute function private.audit_change('users');
 
 alter table public.suppressions enable row level security, force row level security;
 grant select on public.suppressions to authenticated, service_role;
@@ -2413,7 +2413,7 @@ language plpgsql set search_path = ''
 as $$
 declare
   merge public.contact_merges;
-  person uuid;
+  visible uuid;
   returning_ids uuid[];
 begin
   select contact_merges.* into merge from public.contact_merges where contact_merges.id = merge_id;
@@ -2423,7 +2423,7 @@ begin
   if merge.undone_at is not null then
     perform private.fail(409, 'already_undone', 'This merge is undone already.');
   end if;
-  person := private.visible_contact(merge.loser_id);
+  visible := private.visible_contact(merge.loser_id);
 
   with recursive returning_tree (id) as (
     select merge.loser_id
@@ -2437,17 +2437,17 @@ begin
 
   update public.contact_merges set undone_at = clock_timestamp(), undone_by = (select auth.uid()) where contact_merges.id = merge.id;
   update public.contacts set merged_into = nullif(merge.loser_id, contacts.id) where contacts.id = any (returning_ids);
-  perform private.move_rows(merge.org_id, person, merge.loser_id, returning_ids);
-  perform private.unfold_leads(merge.org_id, array[person, merge.loser_id]);
+  perform private.move_rows(merge.org_id, visible, merge.loser_id, returning_ids);
+  perform private.unfold_leads(merge.org_id, array[visible, merge.loser_id]);
   perform private.reopen_leads(
-    merge.org_id, private.contact_family(person) || private.contact_family(merge.loser_id), merge.merged_at);
+    merge.org_id, private.contact_family(visible) || private.contact_family(merge.loser_id), merge.merged_at);
   -- Who takes back what the queue proposed has decided it.
   update public.merge_candidates set decision = 'keep_apart', decided_at = now(), decided_by = (select auth.uid())
   where merge_candidates.id = merge.candidate_id;
 
   perform private.write_event(
     merge.org_id, 'contact.unmerged', jsonb_build_object('merge_id', merge.id, 'winner_id', merge.winner_id),
-    source => private.doer(), contact_id => merge.loser_id, subject_type => 'contact', subject_id => person);
+    source => private.doer(), contact_id => merge.loser_id, subject_type => 'contact', subject_id => visible);
 end;
 $$;
 comment on function private.unmerge_contacts is 'Undo a merge: what is the loser''s by itself, before or since, returns to it.';
@@ -4696,7 +4696,7 @@ create unique index agent_actions_once on public.agent_actions (delivery_id) whe
 create index agent_actions_delivery_idx on public.agent_actions (delivery_id);
 
 create trigger agent_actions_audit after update on public.agent_actions
-  for each row execute function private.audit_change('people');
+  for each row execute function private.audit_change('users');
 
 alter table public.agent_actions enable row level security, force row level security;
 grant select on public.agent_actions to authenticated, service_role;
@@ -5774,7 +5774,7 @@ create index pull_failures_source_idx on public.pull_failures (org_id, source_id
 create trigger pull_failures_touch before update on public.pull_failures
   for each row execute function private.touch_updated_at();
 create trigger pull_failures_audit after update on public.pull_failures
-  for each row execute function private.audit_change('people');
+  for each row execute function private.audit_change('users');
 
 alter table public.pull_failures enable row level security, force row level security;
 grant select on public.pull_failures to authenticated, service_role;
@@ -5801,7 +5801,7 @@ declare
   known public.event_types;
   makes_lead boolean := true;
   first uuid;
-  person uuid;
+  home uuid;
   lead uuid;
 begin
   -- The commonest kind needs no look-up.
@@ -5818,21 +5818,21 @@ begin
 
   first := private.claim_submission(site, said, type, event_id, digest);
   if first is not null then
-    select events.contact_id into person from public.events where events.id = first;
-    return jsonb_build_object('event_id', first, 'contact_id', private.visible_contact(person), 'duplicate', true);
+    select events.contact_id into home from public.events where events.id = first;
+    return jsonb_build_object('event_id', first, 'contact_id', private.visible_contact(home), 'duplicate', true);
   end if;
 
   if said.quarantine is null then
     if said.contact ->> 'email' is not null or said.contact ->> 'phone' is not null then
-      person := private.resolve_contact(site.org_id, said.contact ->> 'name', said.contact ->> 'email', said.contact ->> 'phone', event_id);
+      home := private.resolve_contact(site.org_id, said.contact ->> 'name', said.contact ->> 'email', said.contact ->> 'phone', event_id);
       perform private.learn_facts(
-        site.org_id, person, coalesce(said.contact -> 'facts', jsonb_build_object('name', said.contact -> 'name')), event_id,
+        site.org_id, home, coalesce(said.contact -> 'facts', jsonb_build_object('name', said.contact -> 'name')), event_id,
         coalesce(said.occurred_at, now()));
     elsif makes_lead then
       perform private.fail(422, 'unreachable_contact', 'An e-mail address or a phone number is needed.');
     end if;
     if makes_lead then
-      lead := private.open_lead(site.org_id, person, site.id, 'site:' || site.slug);
+      lead := private.open_lead(site.org_id, home, site.id, 'site:' || site.slug);
     end if;
   end if;
 
@@ -5841,10 +5841,10 @@ begin
     coalesce(said.reading, '{}')
     || case when said.quarantine is null then '{}' else jsonb_build_object('reason', said.quarantine, 'kind', said.kind) end
     || jsonb_build_object('form', said.form),
-    source => coalesce('pull:' || said.pulled_by, 'site:' || site.slug), site_id => site.id, contact_id => person,
+    source => coalesce('pull:' || said.pulled_by, 'site:' || site.slug), site_id => site.id, contact_id => home,
     subject_type => case when lead is not null then 'lead' end, subject_id => lead,
     trace_id => said.trace_id, occurred_at => said.occurred_at, id => event_id);
-  return jsonb_build_object('event_id', event_id, 'contact_id', private.visible_contact(person), 'duplicate', false);
+  return jsonb_build_object('event_id', event_id, 'contact_id', private.visible_contact(home), 'duplicate', false);
 end;
 $$;
 comment on function private.record_once is
@@ -6024,7 +6024,7 @@ create index alerts_site_idx on public.alerts (org_id, site_id) where site_id is
 create index alerts_untold_idx on public.alerts (id) where closed_at is null and last_notified_at is null;
 
 create trigger alerts_audit after update on public.alerts
-  for each row execute function private.audit_change('people');
+  for each row execute function private.audit_change('users');
 
 alter table public.alerts enable row level security, force row level security;
 grant select on public.alerts to authenticated, service_role;
@@ -6708,13 +6708,13 @@ language sql stable set search_path = ''
 as $$
   select
     sites.slug, 'warning'::public.alert_severity,
-    format('%s of the last %s submissions of %s are repeats: %s under a key that was used, %s of people who had just sent one.',
-           recent.arrivals - recent.people + repeated.count, recent.arrivals + repeated.count, sites.name, repeated.count, recent.arrivals - recent.people),
-    jsonb_build_object('arrivals', recent.arrivals, 'people', recent.people, 'repeats', repeated.count),
+    format('%s of the last %s submissions of %s are repeats: %s under a key that was used, %s of contacts who had just sent one.',
+           recent.arrivals - recent.contacts + repeated.count, recent.arrivals + repeated.count, sites.name, repeated.count, recent.arrivals - recent.contacts),
+    jsonb_build_object('arrivals', recent.arrivals, 'contacts', recent.contacts, 'repeats', repeated.count),
     sites.id
   from public.sites
   cross join lateral (
-    select count(*) as arrivals, count(distinct latest.contact_id) as people
+    select count(*) as arrivals, count(distinct latest.contact_id) as contacts
     from (
       select events.contact_id
       from public.events
@@ -6735,7 +6735,7 @@ as $$
   ) as repeated
   where sites.org_id = check_duplicates_spike.org_id
     and recent.arrivals + repeated.count >= coalesce((config ->> 'duplicates_min')::integer, 20)
-    and recent.arrivals - recent.people + repeated.count
+    and recent.arrivals - recent.contacts + repeated.count
         > (recent.arrivals + repeated.count) * coalesce((config ->> 'duplicates_rate')::numeric, 0.5);
 $$;
 comment on function private.check_duplicates_spike is

@@ -1,6 +1,6 @@
 """The service's door to the database: one SQL function of schema `hub`, one transaction, one round trip.
 
-A person's door is `people.as_user`: the Data API, where row level security decides.
+Functions act for a user through `users.as_user`: the Data API, where row level security decides.
 
 The driver is asyncpg. Measured per call, 16 at once: asyncpg 120 µs of CPU and one round trip with named
 statements, 230 and two without, as a transaction pooler needs it; psycopg 190, and 150 ms more to import.

@@ -25,8 +25,8 @@ FRESH_FOR = 15.0
     wants=(settings.Llm,),
     instance=Instance(concurrency=20),
 )
-async def status(person: User) -> dict[str, Any]:
-    functions, organizations = await asyncio.gather(_functions(), call(person, "hub_status"))
+async def status(user: User) -> dict[str, Any]:
+    functions, organizations = await asyncio.gather(_functions(), call(user, "hub_status"))
     parts = [*functions, _model(organizations)]
     every = [*parts, *(part for it in organizations for part in it["components"])]
     is_well = all(part["state"] != "degraded" for part in every)

@@ -1,7 +1,7 @@
-"""Callers that are people: an access token of the project's Auth, and the door that opens with it.
+"""Users: callers with an access token of the project's Auth, and the Data API as that user.
 
-`as_user` is the Data API as that person, so that row level security decides. A module of its own, because what it
-needs of other libraries goes only into the bundles of functions that people call.
+`as_user` is the Data API as the user, so that row level security decides. The libraries that this module needs go
+only into the bundles of functions that users call.
 """
 
 import time
@@ -26,7 +26,7 @@ _CLAIM_CHECKS = {
     "require_sub": True,
 }
 KEYS_FRESH_FOR = 600.0
-# How often an unknown key id may make us fetch the keys again.
+# An unknown key id makes us fetch the keys again, at most so often.
 FETCH_AGAIN_AFTER = 10.0
 
 
@@ -38,7 +38,7 @@ class User:
 
 
 class signed_in(Caller[User]):
-    """A signed-in person; with `role`, one who has it in some organizations: those of `User.org_ids`."""
+    """A user who is signed in; with `role`, a user who has it in the organizations `User.org_ids`."""
 
     kind = "user"
     needs = (settings.Supabase,)
@@ -52,7 +52,7 @@ class signed_in(Caller[User]):
             raise Unauthorized
         claims = await _verified(token)
         user_id = UUID(claims["sub"])
-        # Rights come from our own tables, read as the person: never from claims a user can write.
+        # Rights come from our own tables, read as the user: never from claims that a user can write.
         rows = await _memberships(token, user_id)
         orgs = tuple(UUID(row["org_id"]) for row in rows if self._role in (None, row["role"]))
         if self._role and not orgs:
@@ -61,7 +61,7 @@ class signed_in(Caller[User]):
 
 
 def as_user(token: str) -> "AsyncPostgrestClient":
-    """The Data API as the person whose access token this is."""
+    """The Data API as the user whose access token this is."""
     from httpx import AsyncClient
     from postgrest import AsyncPostgrestClient
 
@@ -73,15 +73,15 @@ def as_user(token: str) -> "AsyncPostgrestClient":
     )
 
 
-async def call(person: User, function: str, **arguments: Any) -> Any:
-    """Call a function of the Data API as this person."""
-    async with as_user(person.token) as api:
+async def call(user: User, function: str, **arguments: Any) -> Any:
+    """Call a function of the Data API as this user."""
+    async with as_user(user.token) as api:
         return await _answer(api.rpc(function, arguments))
 
 
 async def _memberships(token: str, user_id: UUID) -> list[dict[str, str]]:
-    async with as_user(token) as person:
-        memberships = person.table("memberships").select("org_id,role").eq("user_id", str(user_id))
+    async with as_user(token) as api:
+        memberships = api.table("memberships").select("org_id,role").eq("user_id", str(user_id))
         return cast(list[dict[str, str]], await _answer(memberships))
 
 
@@ -94,7 +94,7 @@ async def _answer(question: Any) -> Any:
     except httpx.HTTPError as error:
         raise Unavailable(code="data_api_unavailable") from error
     except APIError as error:
-        # It judges tokens by the same keys, and may be stricter: too long a token, or a role that is gone.
+        # The Data API judges tokens by the same keys, and may be stricter: too long a token, or a role that is gone.
         if str(error.code) in ("401", "403", "42501") or str(error.code).startswith("PGRST3"):
             raise Unauthorized from error
         status = str(error.code).removeprefix("PT")
@@ -112,7 +112,7 @@ async def _verified(token: str) -> dict[str, Any]:
         if header.get("alg") not in ALGORITHMS or not isinstance(header.get("kid"), str):
             raise Unauthorized
         key = await _key(issuer, header["kid"])
-        # The key says what it signs with, so that no token chooses for it.
+        # The key names its algorithm, so that no token chooses one.
         claims: dict[str, Any] = jwt.decode(
             token,
             key,

@@ -22,7 +22,7 @@ ENVIRONMENT = re.compile(r"env\((?P<name>\w+)\)")
 LOCK = 0x6D697373696F6E
 LOCK_TIMEOUT = "10s"
 # The seed that is not a file: emulator/seeding.py.
-PEOPLE = "mission-control/people"
+USERS = "mission-control/users"
 
 HISTORY = """
   create schema if not exists supabase_migrations;
@@ -191,10 +191,10 @@ def _seed(connection: Connection, project: Path, file: Path, say: Say) -> None:
         )
 
 
-def has_people(database_url: str) -> bool:
+def has_users(database_url: str) -> bool:
     with psycopg.connect(database_url) as connection:
         try:
-            found = connection.execute("select from supabase_migrations.seed_files where path = %s", [PEOPLE])
+            found = connection.execute("select from supabase_migrations.seed_files where path = %s", [USERS])
         except (psycopg.errors.InvalidSchemaName, psycopg.errors.UndefinedTable):
             return False
         return found.fetchone() is not None

@@ -69,7 +69,7 @@ LAST_WORDS = re.compile(
 
 
 class PostgresUnavailable(Exception):
-    """Postgres cannot be started; the message says why in words for a person."""
+    """Postgres cannot be started; the message says why, in a sentence for its operator."""
 
 
 class RunAs(TypedDict, total=False):

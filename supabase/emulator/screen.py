@@ -1,4 +1,4 @@
-"""What `make run` prints: everything somebody needs for a first form, on one screen."""
+"""The screen that `make run` prints: all that a first form needs."""
 
 from emulator.state import State, email
 
@@ -12,7 +12,7 @@ SCREEN = """
   Database       {database}
   Publishable    {publishable}
   Secret         {secret}
-  Sign in as     {people}
+  Sign in as     {users}
                  (passwords in {environment})
   Logs           {logs}
 
@@ -33,7 +33,7 @@ def ready_screen(state: State, url: str) -> str:
         database=state.database_url("postgres"),
         publishable=keys.publishable_key,
         secret=keys.secret_key,
-        people=", ".join(email(person) for person in keys.passwords),
+        users=", ".join(email(role) for role in keys.passwords),
         environment=state.environment,
         logs=state.logs,
         prime=keys.site_secrets["prime"],

@@ -36,7 +36,7 @@ PORT_OFFSET = 10000
 
 
 class StackFailed(Exception):
-    """The hub cannot run; the message says why in words for a person."""
+    """The hub cannot run; the message says why, in a sentence for its operator."""
 
 
 def say(text: str) -> None:
@@ -106,14 +106,14 @@ class Stack:
         self._bring_up_database()
         unfinished = {"sync": self.postgres.sync()} if self.postgres.is_new else {}
         url = self.state.database_url("postgres")
-        people = None if migrations.has_people(url) else self._start_seeding()
+        seeding = None if migrations.has_users(url) else self._start_seeding()
         self.workers.start()
         invoke_secret = self.state.keys.hub_invoke_secret
         secrets = {"FUNCTIONS_URL": f"{self.url}/functions/v1", "HUB_INVOKE_SECRET": invoke_secret}
         migrations.migrate(url, REPOSITORY / "supabase", os.environ | secrets, say)
-        if people is not None and people.stdin is not None:
-            people.stdin.close()
-            unfinished["seeding"] = people
+        if seeding is not None and seeding.stdin is not None:
+            seeding.stdin.close()
+            unfinished["seeding"] = seeding
         say(ready_screen(self.state, self.url))
         self._await_gateway()
         self._await(unfinished)
@@ -257,9 +257,9 @@ class Stack:
         }
         for site, secret in keys.site_secrets.items():
             values[secret_name(site)] = secret
-        for person, password in keys.passwords.items():
-            values[f"{person.upper()}_EMAIL"] = email(person)
-            values[f"{person.upper()}_PASSWORD"] = password
+        for role, password in keys.passwords.items():
+            values[f"{role.upper()}_EMAIL"] = email(role)
+            values[f"{role.upper()}_PASSWORD"] = password
         values["HUB_PID"] = str(os.getpid())
         return "".join(f"{name}={shlex.quote(value)}\n" for name, value in values.items())
 

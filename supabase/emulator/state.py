@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Self, get_origin
 
 SITES = ("prime", "akf", "cleanjet")
-PEOPLE = ("admin", "operator", "closer", "viewer")
+ROLES = ("admin", "operator", "closer", "viewer")
 DATABASE_ROLES = ("supabase_admin", "postgres", "authenticator", "supabase_auth_admin", "hub_service")
 
 BACK = "Put the right one back from a backup; `make reset` begins anew, without the data."
@@ -27,7 +27,7 @@ class StateInUse(Exception):
 
 
 class StateUnusable(Exception):
-    """No hub can run on this folder as it is; the message says why in words for a person."""
+    """No hub can run on this folder as it is; the message says why, in a sentence for its operator."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Keys:
     signing_key: dict[str, str]  # private ES256 JWK with its kid
     site_secrets: dict[str, str]  # by the site's slug
     role_passwords: dict[str, str]  # by database role
-    passwords: dict[str, str]  # by person: admin, operator, closer, viewer
+    passwords: dict[str, str]  # of users, by role: admin, operator, closer, viewer
 
     @classmethod
     def load(cls, state_dir: Path) -> Self:
@@ -66,7 +66,7 @@ class Keys:
             signing_key=_signing_key(),
             site_secrets={site: f"whs_{site}_{secrets.token_hex(20)}" for site in SITES},
             role_passwords={role: secrets.token_hex(20) for role in DATABASE_ROLES},
-            passwords={person: _readable_password() for person in PEOPLE},
+            passwords={role: _readable_password() for role in ROLES},
         )
 
 
@@ -75,8 +75,8 @@ def secret_name(site: str) -> str:
     return f"{site.upper().replace('-', '_')}_WEBHOOK_SECRET"
 
 
-def email(person: str) -> str:
-    return f"{person}@example.com"
+def email(role: str) -> str:
+    return f"{role}@example.com"
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
-"""API keys and people's tokens: who a request to REST or Auth is.
+"""API keys and users' tokens: the caller of a request to REST or Auth.
 
-The rules are those of a hosted project's gateway. An opaque `sb_` key belongs in `apikey`, a person's token
+The rules are those of a hosted project's gateway. An opaque `sb_` key belongs in `apikey`, a user's token
 in `Authorization`; a token counts only if this hub's own ES256 key signed it for this hub.
 """
 

@@ -18,8 +18,8 @@ class Hub:
         self._api = httpx.Client(
             base_url=env["SUPABASE_URL"], headers={"apikey": env["SUPABASE_PUBLISHABLE_KEY"]}, timeout=60
         )
-        person = {"email": env[f"{who}_EMAIL"], "password": env[f"{who}_PASSWORD"]}
-        session = self._answer(self._api.post("/auth/v1/token?grant_type=password", json=person))
+        credentials = {"email": env[f"{who}_EMAIL"], "password": env[f"{who}_PASSWORD"]}
+        session = self._answer(self._api.post("/auth/v1/token?grant_type=password", json=credentials))
         self._api.headers["authorization"] = f"Bearer {session['access_token']}"
 
     def rows(self, table: str, **filters: str) -> Any:

@@ -261,12 +261,12 @@ def test_many_that_die_of_one_reason_are_told_once(hub: Any, org: Any, subscript
     assert told == [(1,)]
 
 
-@pytest.mark.parametrize(("people", "is_found"), [(5, True), (20, False)])
+@pytest.mark.parametrize(("contacts", "is_found"), [(5, True), (20, False)])
 def test_a_sender_that_loops_is_found_and_a_busy_hour_is_not(
-    own_hub: Any, people: int, is_found: bool
+    own_hub: Any, contacts: int, is_found: bool
 ) -> None:
     for number in range(20):
-        own_hub.submit("prime", {"email": f"jo{number % people}@example.com", "message": f"No. {number}"})
+        own_hub.submit("prime", {"email": f"jo{number % contacts}@example.com", "message": f"No. {number}"})
 
     assert found(own_hub) == [("duplicates_spike", "prime")] * is_found
 
@@ -281,7 +281,7 @@ def test_a_form_that_is_sent_again_and_again_under_its_key_is_found(own_hub: Any
     assert own_hub.rows("select message from public.alerts") == [
         (
             "59 of the last 60 submissions of AKF Construction are repeats:"
-            " 59 under a key that was used, 0 of people who had just sent one.",
+            " 59 under a key that was used, 0 of contacts who had just sent one.",
         )
     ]
 

@@ -201,7 +201,7 @@ class Auth:
         raise NotImplementedHere(f"{request.method} /auth/v1/{request.path_params['feature'][:60]}")
 
     def _person(self, request: Request) -> Claims:
-        """The claims of a signed-in person's token; a key is nobody."""
+        """The claims of a user's token; a key is nobody's."""
         bearer = bearer_token(request.headers)
         if bearer is None or bearer.startswith("sb_"):
             raise AuthError(401, "no_authorization", "This endpoint requires a valid Bearer token")

@@ -52,7 +52,7 @@ async def change(
 
 
 async def seed_user(connection: psycopg.AsyncConnection[Any], email: str, password: str) -> UUID:
-    """Make sure this person can sign in; one who is there already keeps the password they have.
+    """Make sure that this user can sign in; a user who is there already keeps their password.
 
     Rows like those of hosted Auth: its scanner wants empty token columns, not null ones.
     """

@@ -20,7 +20,7 @@ create index contacts_merged_into_idx on public.contacts (org_id, merged_into) w
 create trigger contacts_touch before update on public.contacts
   for each row execute function private.touch_updated_at();
 create trigger contacts_audit after update or delete on public.contacts
-  for each row execute function private.audit_change('people');
+  for each row execute function private.audit_change('users');
 
 alter table public.contacts enable row level security, force row level security;
 grant select on public.contacts to authenticated, service_role;

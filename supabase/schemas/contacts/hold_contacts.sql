@@ -7,7 +7,7 @@ returns void
 language plpgsql set search_path = ''
 as $$
 declare
-  give_up timestamptz := clock_timestamp() + interval '5 seconds';
+  deadline timestamptz := clock_timestamp() + interval '5 seconds';
 begin
   loop
     begin
@@ -15,7 +15,7 @@ begin
       return;
     exception when lock_not_available or deadlock_detected then
       -- What was taken is let go with the block: whoever is ahead finishes, then we come again.
-      if clock_timestamp() > give_up then
+      if clock_timestamp() > deadline then
         perform private.fail(503, 'contacts_busy', 'Something else is being done with these contacts. Try again.');
       end if;
       perform pg_sleep(0.002 + random() * 0.02);
@@ -31,27 +31,27 @@ language plpgsql set search_path = ''
 as $$
 declare
   org uuid := (select contacts.org_id from public.contacts where contacts.id = any (take_contacts.contacts) limit 1);
-  people uuid[];
+  visible uuid[];
   family uuid[];
   keys text[];
 begin
-  select array_agg(distinct private.visible_contact(id)) into people from unnest(take_contacts.contacts) as id;
-  family := array(select unnest(private.contact_family(person)) from unnest(people) as person order by 1);
+  select array_agg(distinct private.visible_contact(id)) into visible from unnest(take_contacts.contacts) as id;
+  family := array(select unnest(private.contact_family(id)) from unnest(visible) as id order by 1);
   keys := array(
     select identifiers.match_key from public.contact_identifiers as identifiers
-    where identifiers.org_id = org and identifiers.contact_id = any (people)
+    where identifiers.org_id = org and identifiers.contact_id = any (visible)
     order by identifiers.id);
 
   -- Waits its turn among the submissions of these people, then keeps the others out.
   perform private.lock_identifiers(org, keys);
   perform from public.contacts where contacts.id = any (family) order by contacts.id for update nowait;
-  perform from public.leads where leads.org_id = org and leads.contact_id = any (people) order by leads.id for update nowait;
+  perform from public.leads where leads.org_id = org and leads.contact_id = any (visible) order by leads.id for update nowait;
 
   if keys is distinct from array(
       select identifiers.match_key from public.contact_identifiers as identifiers
-      where identifiers.org_id = org and identifiers.contact_id = any (people)
+      where identifiers.org_id = org and identifiers.contact_id = any (visible)
       order by identifiers.id for update nowait)
-    or family is distinct from array(select unnest(private.contact_family(person)) from unnest(people) as person order by 1)
+    or family is distinct from array(select unnest(private.contact_family(id)) from unnest(visible) as id order by 1)
   then
     raise exception 'these contacts changed meanwhile' using errcode = 'lock_not_available';
   end if;

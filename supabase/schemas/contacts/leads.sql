@@ -46,7 +46,7 @@ create index leads_won_idx on public.leads (org_id, contact_id) where stage = 'w
 create trigger leads_touch before update on public.leads
   for each row execute function private.touch_updated_at();
 create trigger leads_audit after update or delete on public.leads
-  for each row execute function private.audit_change('people');
+  for each row execute function private.audit_change('users');
 
 alter table public.leads enable row level security, force row level security;
 grant select on public.leads to authenticated, service_role;

@@ -25,7 +25,7 @@ create index merge_candidates_other_idx on public.merge_candidates (org_id, othe
 create index merge_candidates_open_idx on public.merge_candidates (org_id, id desc) where decided_at is null;
 
 create trigger merge_candidates_audit after update or delete on public.merge_candidates
-  for each row execute function private.audit_change('people');
+  for each row execute function private.audit_change('users');
 
 alter table public.merge_candidates enable row level security, force row level security;
 grant select on public.merge_candidates to authenticated, service_role;

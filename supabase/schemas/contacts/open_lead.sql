@@ -5,17 +5,17 @@ returns uuid
 language plpgsql set search_path = ''
 as $$
 declare
-  person constant uuid := private.visible_contact(contact);
+  visible constant uuid := private.visible_contact(contact);
   lead uuid;
 begin
   -- resolve_contact still holds its lock on this person: nobody else opens the same lead meanwhile.
   select leads.id into lead
   from public.leads
-  where leads.org_id = org and leads.contact_id = person and leads.site_id = site
+  where leads.org_id = org and leads.contact_id = visible and leads.site_id = site
     and leads.is_open;
   if lead is null then
     insert into public.leads (org_id, contact_id, home_id, site_id, source)
-    values (org, person, contact, site, open_lead.source)
+    values (org, visible, contact, site, open_lead.source)
     on conflict (org_id, contact_id, site_id) where is_open
       do update set updated_at = now()
     returning leads.id into lead;

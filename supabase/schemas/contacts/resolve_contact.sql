@@ -11,7 +11,7 @@ as $$
 declare
   email_key text := private.email_key(email);
   home uuid;
-  person uuid;
+  visible uuid;
   phone_is_known boolean := false;
   email_is_new boolean := false;
   phone_is_new boolean := false;
@@ -19,7 +19,7 @@ begin
   perform private.lock_identifiers(resolve_contact.org_id, array[email_key, phone]);
 
   if email is not null then
-    select known.home_id, known.contact_id into home, person
+    select known.home_id, known.contact_id into home, visible
     from public.contact_identifiers as known
     where known.org_id = resolve_contact.org_id and known.kind = 'email' and known.match_key = email_key
       and known.strength = 'strong';
@@ -31,7 +31,7 @@ begin
       where known.org_id = resolve_contact.org_id and known.kind = 'phone' and known.match_key = phone);
     if phone_is_known and home is null then
       home := private.holder_of_phone(resolve_contact.org_id, phone, coalesce(name, ''), email is not null);
-      person := private.visible_contact(home);
+      visible := private.visible_contact(home);
     end if;
     phone_is_new := not phone_is_known or not exists (
       select from public.contact_identifiers as known
@@ -40,12 +40,12 @@ begin
   end if;
   if home is null then
     insert into public.contacts (org_id, name) values (resolve_contact.org_id, nullif(name, '')) returning id into home;
-    person := home;
+    visible := home;
   end if;
 
   if email_is_new or phone_is_new then
     insert into public.contact_identifiers (org_id, contact_id, home_id, kind, value, strength, event_id)
-    select resolve_contact.org_id, person, home, kind::public.identifier_kind, value,
+    select resolve_contact.org_id, visible, home, kind::public.identifier_kind, value,
            strength::public.identifier_strength, resolve_contact.event_id
     from (values ('email', email, 'strong', email_is_new), ('phone', phone, 'weak', phone_is_new)) as given (kind, value, strength, is_new)
     where is_new
@@ -53,7 +53,7 @@ begin
     on conflict do nothing;
   end if;
   if phone_is_new and phone_is_known then
-    perform private.doubt_holders(resolve_contact.org_id, home, person, phone);
+    perform private.doubt_holders(resolve_contact.org_id, home, visible, phone);
   end if;
   return home;
 end;
@@ -85,10 +85,10 @@ language plpgsql stable set search_path = ''
 as $$
 declare
   homes uuid[];
-  persons uuid[];
+  all_visible uuid[];
 begin
   with holders as (
-    select known.home_id as home, known.contact_id as person, contacts.name
+    select known.home_id as home, known.contact_id as visible, contacts.name
     from public.contact_identifiers as known
     join public.contacts on contacts.id = known.home_id
     where known.org_id = holder_of_phone.org_id and known.kind = 'phone' and known.match_key = holder_of_phone.phone
@@ -96,35 +96,35 @@ begin
     order by known.home_id desc
     limit 50
   ), agreeing as (
-    select home, person, private.name_words(holders.name) <@ private.name_words(holder_of_phone.name)
+    select home, visible, private.name_words(holders.name) <@ private.name_words(holder_of_phone.name)
                      and private.name_words(holder_of_phone.name) <@ private.name_words(holders.name) as is_exact
     from holders
     -- No name on either side agrees on nothing: then a new address is another person's.
     where private.names_agree(holders.name, holder_of_phone.name) and (holder_of_phone.name <> '' or not has_email)
   ), best as (
-    select home, person from agreeing
+    select home, visible from agreeing
     where is_exact or not exists (select from agreeing where is_exact)
   )
-  select array_agg(home order by home), array_agg(distinct person) into homes, persons from best;
+  select array_agg(home order by home), array_agg(distinct visible) into homes, all_visible from best;
 
-  if cardinality(persons) = 1 then
+  if cardinality(all_visible) = 1 then
     return homes[1];
   elsif has_email then
     return null;
   end if;
   return (
-    select person from unnest(persons) as person
+    select visible from unnest(all_visible) as visible
     where not exists (
       select from public.contact_identifiers as strong
-      where strong.org_id = holder_of_phone.org_id and strong.contact_id = person and strong.strength = 'strong')
-    order by person
+      where strong.org_id = holder_of_phone.org_id and strong.contact_id = visible and strong.strength = 'strong')
+    order by visible
     limit 1);
 end;
 $$;
 comment on function private.holder_of_phone is 'The one contact whose phone this is, judging by the name; null when there is none or no telling.';
 
 -- Once, when a contact first gives a number: who else has it may be the same person.
-create function private.doubt_holders(org_id uuid, home uuid, person uuid, phone text)
+create function private.doubt_holders(org_id uuid, home uuid, visible uuid, phone text)
 returns void
 language plpgsql set search_path = ''
 as $$
@@ -135,7 +135,7 @@ begin
     select known.home_id as home
     from public.contact_identifiers as known
     where known.org_id = doubt_holders.org_id and known.kind = 'phone' and known.match_key = doubt_holders.phone
-      and known.contact_id <> doubt_holders.person
+      and known.contact_id <> doubt_holders.visible
     order by known.home_id desc
     limit 5
   ) as holder

@@ -29,7 +29,7 @@ comment on column public.suppressions.match_key is 'The identifier, whoever has 
 comment on column public.suppressions.event_id is 'The event in which it was said. No foreign key: partitions of events are archived one by one.';
 
 create trigger suppressions_audit after insert or update or delete on public.suppressions
-  for each row execute function private.audit_change('people');
+  for each row execute function private.audit_change('users');
 
 alter table public.suppressions enable row level security, force row level security;
 grant select on public.suppressions to authenticated, service_role;

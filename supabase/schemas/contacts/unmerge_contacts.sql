@@ -30,7 +30,7 @@ language plpgsql set search_path = ''
 as $$
 declare
   merge public.contact_merges;
-  person uuid;
+  visible uuid;
   returning_ids uuid[];
 begin
   select contact_merges.* into merge from public.contact_merges where contact_merges.id = merge_id;
@@ -40,7 +40,7 @@ begin
   if merge.undone_at is not null then
     perform private.fail(409, 'already_undone', 'This merge is undone already.');
   end if;
-  person := private.visible_contact(merge.loser_id);
+  visible := private.visible_contact(merge.loser_id);
 
   with recursive returning_tree (id) as (
     select merge.loser_id
@@ -54,17 +54,17 @@ begin
 
   update public.contact_merges set undone_at = clock_timestamp(), undone_by = (select auth.uid()) where contact_merges.id = merge.id;
   update public.contacts set merged_into = nullif(merge.loser_id, contacts.id) where contacts.id = any (returning_ids);
-  perform private.move_rows(merge.org_id, person, merge.loser_id, returning_ids);
-  perform private.unfold_leads(merge.org_id, array[person, merge.loser_id]);
+  perform private.move_rows(merge.org_id, visible, merge.loser_id, returning_ids);
+  perform private.unfold_leads(merge.org_id, array[visible, merge.loser_id]);
   perform private.reopen_leads(
-    merge.org_id, private.contact_family(person) || private.contact_family(merge.loser_id), merge.merged_at);
+    merge.org_id, private.contact_family(visible) || private.contact_family(merge.loser_id), merge.merged_at);
   -- Who takes back what the queue proposed has decided it.
   update public.merge_candidates set decision = 'keep_apart', decided_at = now(), decided_by = (select auth.uid())
   where merge_candidates.id = merge.candidate_id;
 
   perform private.write_event(
     merge.org_id, 'contact.unmerged', jsonb_build_object('merge_id', merge.id, 'winner_id', merge.winner_id),
-    source => private.doer(), contact_id => merge.loser_id, subject_type => 'contact', subject_id => person);
+    source => private.doer(), contact_id => merge.loser_id, subject_type => 'contact', subject_id => visible);
 end;
 $$;
 comment on function private.unmerge_contacts is 'Undo a merge: what is the loser''s by itself, before or since, returns to it.';

@@ -50,7 +50,7 @@ create unique index agent_actions_once on public.agent_actions (delivery_id) whe
 create index agent_actions_delivery_idx on public.agent_actions (delivery_id);
 
 create trigger agent_actions_audit after update on public.agent_actions
-  for each row execute function private.audit_change('people');
+  for each row execute function private.audit_change('users');
 
 alter table public.agent_actions enable row level security, force row level security;
 grant select on public.agent_actions to authenticated, service_role;

@@ -30,7 +30,7 @@ create index pull_failures_source_idx on public.pull_failures (org_id, source_id
 create trigger pull_failures_touch before update on public.pull_failures
   for each row execute function private.touch_updated_at();
 create trigger pull_failures_audit after update on public.pull_failures
-  for each row execute function private.audit_change('people');
+  for each row execute function private.audit_change('users');
 
 alter table public.pull_failures enable row level security, force row level security;
 grant select on public.pull_failures to authenticated, service_role;

@@ -13,7 +13,7 @@ declare
   known public.event_types;
   makes_lead boolean := true;
   first uuid;
-  person uuid;
+  home uuid;
   lead uuid;
 begin
   -- The commonest kind needs no look-up.
@@ -30,21 +30,21 @@ begin
 
   first := private.claim_submission(site, said, type, event_id, digest);
   if first is not null then
-    select events.contact_id into person from public.events where events.id = first;
-    return jsonb_build_object('event_id', first, 'contact_id', private.visible_contact(person), 'duplicate', true);
+    select events.contact_id into home from public.events where events.id = first;
+    return jsonb_build_object('event_id', first, 'contact_id', private.visible_contact(home), 'duplicate', true);
   end if;
 
   if said.quarantine is null then
     if said.contact ->> 'email' is not null or said.contact ->> 'phone' is not null then
-      person := private.resolve_contact(site.org_id, said.contact ->> 'name', said.contact ->> 'email', said.contact ->> 'phone', event_id);
+      home := private.resolve_contact(site.org_id, said.contact ->> 'name', said.contact ->> 'email', said.contact ->> 'phone', event_id);
       perform private.learn_facts(
-        site.org_id, person, coalesce(said.contact -> 'facts', jsonb_build_object('name', said.contact -> 'name')), event_id,
+        site.org_id, home, coalesce(said.contact -> 'facts', jsonb_build_object('name', said.contact -> 'name')), event_id,
         coalesce(said.occurred_at, now()));
     elsif makes_lead then
       perform private.fail(422, 'unreachable_contact', 'An e-mail address or a phone number is needed.');
     end if;
     if makes_lead then
-      lead := private.open_lead(site.org_id, person, site.id, 'site:' || site.slug);
+      lead := private.open_lead(site.org_id, home, site.id, 'site:' || site.slug);
     end if;
   end if;
 
@@ -53,10 +53,10 @@ begin
     coalesce(said.reading, '{}')
     || case when said.quarantine is null then '{}' else jsonb_build_object('reason', said.quarantine, 'kind', said.kind) end
     || jsonb_build_object('form', said.form),
-    source => coalesce('pull:' || said.pulled_by, 'site:' || site.slug), site_id => site.id, contact_id => person,
+    source => coalesce('pull:' || said.pulled_by, 'site:' || site.slug), site_id => site.id, contact_id => home,
     subject_type => case when lead is not null then 'lead' end, subject_id => lead,
     trace_id => said.trace_id, occurred_at => said.occurred_at, id => event_id);
-  return jsonb_build_object('event_id', event_id, 'contact_id', private.visible_contact(person), 'duplicate', false);
+  return jsonb_build_object('event_id', event_id, 'contact_id', private.visible_contact(home), 'duplicate', false);
 end;
 $$;
 comment on function private.record_once is

@@ -10,8 +10,8 @@ declare
   after jsonb := case when tg_op <> 'DELETE' then to_jsonb(new) end;
   present jsonb := coalesce(after, before);
 begin
-  -- What agents do is told by agent_actions; here stands what people do and what changes the rules.
-  if tg_argv[0] = 'people' and (select auth.uid()) is null then
+  -- agent_actions tells what agents do; the audit log tells what users do and what changes the rules.
+  if tg_argv[0] = 'users' and (select auth.uid()) is null then
     return null;
   end if;
   if before - 'updated_at' is not distinct from after - 'updated_at' then

@@ -47,14 +47,14 @@ as $$
 declare
   entry public.audit_log;
   last private.audit_heads;
-  person uuid := (select auth.uid());
+  doer uuid := (select auth.uid());
 begin
   -- A chain has one end: writers of one organization take turns.
   insert into private.audit_heads (org_id, number, hash) values (write_audit.org_id, 0, '\x') on conflict do nothing;
   select * into last from private.audit_heads where audit_heads.org_id = write_audit.org_id for update;
 
   entry := row(
-    write_audit.org_id, last.number + 1, case when person is null then 'hub' else 'user' end, person,
+    write_audit.org_id, last.number + 1, case when doer is null then 'hub' else 'user' end, doer,
     write_audit.action, write_audit.resource_type, write_audit.resource_id, write_audit.before, write_audit.after, now(), '\x');
   entry.hash := private.audit_hash(last.hash, entry);
   insert into public.audit_log select entry.*;

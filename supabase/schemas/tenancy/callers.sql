@@ -1,6 +1,6 @@
 -- Who asks, and in which organizations they may.
 --
--- Policies ask private.my_orgs('<table>.<verb>'); functions that act for a person ask private.permit.
+-- Policies ask private.my_orgs('<table>.<verb>'); functions that act for a user ask private.permit.
 
 -- security definer: a policy on memberships would otherwise ask itself.
 create function private.my_orgs(permission text)
@@ -42,4 +42,4 @@ language sql stable set search_path = ''
 as $$
   select coalesce('user:' || (select auth.uid()), 'hub');
 $$;
-comment on function private.doer is 'The source of an event that somebody has done: a person who is signed in, or whoever has the hub''s secret key.';
+comment on function private.doer is 'The source of an event that the caller makes: user:<id>, or hub for the hub''s secret key.';

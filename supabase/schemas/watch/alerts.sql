@@ -34,7 +34,7 @@ create index alerts_site_idx on public.alerts (org_id, site_id) where site_id is
 create index alerts_untold_idx on public.alerts (id) where closed_at is null and last_notified_at is null;
 
 create trigger alerts_audit after update on public.alerts
-  for each row execute function private.audit_change('people');
+  for each row execute function private.audit_change('users');
 
 alter table public.alerts enable row level security, force row level security;
 grant select on public.alerts to authenticated, service_role;

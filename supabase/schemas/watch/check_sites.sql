@@ -90,13 +90,13 @@ language sql stable set search_path = ''
 as $$
   select
     sites.slug, 'warning'::public.alert_severity,
-    format('%s of the last %s submissions of %s are repeats: %s under a key that was used, %s of people who had just sent one.',
-           recent.arrivals - recent.people + repeated.count, recent.arrivals + repeated.count, sites.name, repeated.count, recent.arrivals - recent.people),
-    jsonb_build_object('arrivals', recent.arrivals, 'people', recent.people, 'repeats', repeated.count),
+    format('%s of the last %s submissions of %s are repeats: %s under a key that was used, %s of contacts who had just sent one.',
+           recent.arrivals - recent.contacts + repeated.count, recent.arrivals + repeated.count, sites.name, repeated.count, recent.arrivals - recent.contacts),
+    jsonb_build_object('arrivals', recent.arrivals, 'contacts', recent.contacts, 'repeats', repeated.count),
     sites.id
   from public.sites
   cross join lateral (
-    select count(*) as arrivals, count(distinct latest.contact_id) as people
+    select count(*) as arrivals, count(distinct latest.contact_id) as contacts
     from (
       select events.contact_id
       from public.events
@@ -117,7 +117,7 @@ as $$
   ) as repeated
   where sites.org_id = check_duplicates_spike.org_id
     and recent.arrivals + repeated.count >= coalesce((config ->> 'duplicates_min')::integer, 20)
-    and recent.arrivals - recent.people + repeated.count
+    and recent.arrivals - recent.contacts + repeated.count
         > (recent.arrivals + repeated.count) * coalesce((config ->> 'duplicates_rate')::numeric, 0.5);
 $$;
 comment on function private.check_duplicates_spike is
