@@ -4,12 +4,12 @@ set lock_timeout = '5s';
 set statement_timeout = '60s';
 
 -- ground/schemas.sql
--- The ground: extensions, the three schemas, the hub's roles, and what nobody is given by default.
+-- The ground: extensions, the three schemas, the hub's roles, and the rights that nobody has by default.
 --
--- public is what people reach through REST under row level security, hub is what functions may call as role
--- hub_service, private is what nobody calls from outside.
+-- public is reached through REST under row level security. hub holds what functions may call as role hub_service.
+-- private holds what nobody calls from outside.
 
--- Functions may name what a later storey makes: their bodies are read when they run.
+-- Functions may name objects of a later storey: their bodies are read when they run.
 set check_function_bodies = off;
 
 create extension if not exists pg_net with schema extensions;
@@ -18,7 +18,7 @@ create extension if not exists supabase_vault cascade;
 
 create schema hub;
 create schema private;
-comment on schema hub is 'What functions may call, as role hub_service. Not exposed to REST.';
+comment on schema hub is 'SQL functions that serverless functions call, as role hub_service. Not exposed to REST.';
 comment on schema private is 'Helpers and partitions. Nobody calls them from outside.';
 
 -- Roles belong to the server, not to the database: a restored dump finds them there already.
@@ -38,7 +38,7 @@ grant usage on schema hub to hub_service;
 -- hub_reader asks the invariants: it may read tables, and nothing else.
 grant hub_reader to postgres;
 grant usage on schema public, private to hub_reader;
--- Policies, views and functions of public call private helpers as the person who asks.
+-- Policies, views and functions of public call private helpers as the caller.
 grant usage on schema private to authenticated, service_role;
 
 -- A hosted project still hands out TRUNCATE, TRIGGER and REFERENCES on new tables, which row level
@@ -105,7 +105,7 @@ $$;
 comment on function private.uuid_v7_time is 'The time in a version 7 UUID.';
 
 -- ground/row_triggers.sql
--- What triggers of many tables do: keep updated_at true, refuse to rewrite history.
+-- Triggers of many tables: they keep updated_at true and refuse to rewrite history.
 
 create function private.touch_updated_at()
 returns trigger
@@ -130,7 +130,7 @@ $$;
 comment on function private.refuse_change is 'Trigger: history is not rewritten, by any role.';
 
 -- tenancy/role_permissions.sql
--- What each role may do: the one place where rights stand. Policies and API checks read the same rows.
+-- The permissions of each role, in one place. Policies and API checks read the same rows.
 
 create type public.member_role as enum ('admin', 'operator', 'closer', 'viewer');
 
@@ -140,7 +140,7 @@ create table public.role_permissions (
 
   primary key (role, permission)
 );
-comment on table public.role_permissions is 'What each role may do. Policies and API checks both read it.';
+comment on table public.role_permissions is 'The permissions of each role. Policies and API checks both read them.';
 
 alter table public.role_permissions enable row level security, force row level security;
 grant select on public.role_permissions to authenticated, service_role;
@@ -148,7 +148,7 @@ create policy "everybody signed in may read what roles may do" on public.role_pe
   using ((select auth.uid()) is not null);
 
 -- tenancy/callers.sql
--- Who asks, and in which organizations they may.
+-- Callers: the organizations in which a caller has a permission.
 --
 -- Policies ask private.my_orgs('<table>.<verb>'); functions that act for a user ask private.permit.
 
@@ -197,7 +197,7 @@ comment on function private.doer is 'The source of an event that the caller make
 -- tenancy/audit_change.sql
 -- The trigger that writes a change to the audit log.
 
--- security definer: whoever may make a change need not be able to write the log.
+-- security definer: making a change needs no right to write the log.
 create function private.audit_change()
 returns trigger
 language plpgsql security definer set search_path = ''
@@ -223,7 +223,7 @@ $$;
 comment on function private.audit_change is 'Trigger: write a change down.';
 
 -- tenancy/organizations.sql
--- Organizations: the tenant, who pays, who may see what.
+-- Organizations: the tenants; each pays, and sees its own rows.
 
 create table public.organizations (
   id           uuid primary key default private.uuid_v7(),
@@ -243,7 +243,7 @@ create table public.organizations (
   constraint organizations_slug_form check (slug ~ '^[a-z][a-z0-9-]{1,62}$'),
   constraint organizations_alert_every_range check (alert_every between interval '0' and interval '7 days')
 );
-comment on table public.organizations is 'The tenant: who pays, who may see what.';
+comment on table public.organizations is 'The tenants; each pays, and sees its own rows.';
 comment on column public.organizations.paused is 'Deliveries wait while true.';
 comment on column public.organizations.closed_at is 'Closed for good: nobody sees it, nothing is sent for it.';
 comment on column public.organizations.alert_every is 'How often at most one topic''s alerts are told.';
@@ -265,11 +265,11 @@ create policy "admins change their organizations" on public.organizations for up
   with check (id in (select private.my_orgs('organizations.update')));
 
 -- tenancy/audit_log.sql
--- The audit log: who changed what, before and after, in a chain that shows every later change.
+-- The audit log: each change with its user, before and after, in a chain that shows every later tampering.
 --
--- Each row carries the SHA-256 of itself and of the row before it in its organization, and the last one's stands
--- apart as the head. Nobody may update, delete or truncate; private.verify_audit_log finds what somebody did who
--- switched the triggers off, unless they wrote the whole chain and its head anew.
+-- Each row carries the SHA-256 of itself and of the row before it in its organization; the head keeps the last one's
+-- apart. Nobody may update, delete or truncate. Tampering with the triggers switched off is found by
+-- private.verify_audit_log, unless the whole chain and its head were written anew.
 
 create table public.audit_log (
   org_id        uuid not null references public.organizations (id),
@@ -286,7 +286,7 @@ create table public.audit_log (
 
   primary key (org_id, number)
 );
-comment on table public.audit_log is 'Who changed what; append-only, hash-chained per organization.';
+comment on table public.audit_log is 'Each change with its user; append-only, hash-chained per organization.';
 create index audit_log_resource_idx on public.audit_log (org_id, resource_type, resource_id, number desc);
 
 create trigger audit_log_append_only before update or delete on public.audit_log
@@ -367,7 +367,7 @@ $$;
 comment on function private.verify_audit_log is 'The number of the first entry that was changed, or before which one is missing; null when the log is whole.';
 
 -- tenancy/memberships.sql
--- Memberships: who belongs to an organization, in which role.
+-- Memberships: the users of an organization, each in a role.
 
 create table public.memberships (
   org_id      uuid not null references public.organizations (id),
@@ -379,7 +379,7 @@ create table public.memberships (
 
   primary key (org_id, user_id)
 );
-comment on table public.memberships is 'Who belongs to an organization, in which role.';
+comment on table public.memberships is 'The users of an organization, each in a role.';
 create index memberships_user_idx on public.memberships (user_id);
 
 create trigger memberships_touch before update on public.memberships
@@ -402,10 +402,10 @@ as $$
   where organizations.slug = org_slug
   on conflict on constraint memberships_pkey do update set role = excluded.role;
 $$;
-comment on function private.add_member is 'Make somebody a member, or change the role.';
+comment on function private.add_member is 'Make a user a member, or change their role.';
 
 -- tenancy/system_controls.sql
--- Switches of the whole hub, for whoever runs it.
+-- Switches of the whole hub, for its operator.
 
 create table public.system_controls (
   name       text primary key,
@@ -414,7 +414,7 @@ create table public.system_controls (
 
   constraint system_controls_known check (name in ('global_pause'))
 );
-comment on table public.system_controls is 'Switches of the whole hub, for whoever runs it.';
+comment on table public.system_controls is 'Switches of the whole hub, for its operator.';
 
 create trigger system_controls_touch before update on public.system_controls
   for each row execute function private.touch_updated_at();
@@ -426,7 +426,7 @@ create policy "everybody signed in may see the switches" on public.system_contro
   using ((select auth.uid()) is not null);
 
 -- sites/business_hours.sql
--- Business hours: what may stand in a site's hours, and between which times it was open.
+-- Business hours: the form of a site's hours.
 
 create function private.is_time_zone(name text)
 returns boolean
@@ -451,11 +451,11 @@ as $$
     where day.key not in ('mon', 'tue', 'wed', 'thu', 'fri', 'sat', 'sun')
       or day.value::text !~ '^\[("([01]\d|2[0-3]):[0-5]\d", "(([01]\d|2[0-3]):[0-5]\d|24:00)")?\]$');
 $$;
-comment on function private.are_business_hours is 'Whether this says when a week''s days open and close: {"mon": ["07:30", "17:30"]}.';
+comment on function private.are_business_hours is 'Whether these are hours of a week''s days: {"mon": ["07:30", "17:30"]}.';
 grant execute on function private.are_business_hours to authenticated;
 
 -- sites/sites.sql
--- Sites: places of business inside an organization. A row is what makes the hub accept a site.
+-- Sites: places of business inside an organization. The hub accepts a site that has a row.
 
 create table public.sites (
   id                         uuid primary key default private.uuid_v7(),
@@ -491,10 +491,10 @@ create table public.sites (
   constraint sites_max_per_second_from_pages_range check (max_per_second_from_pages between 1 and 1000000),
   constraint sites_max_per_minute_per_address_range check (max_per_minute_per_address between 1 and 1000000)
 );
-comment on table public.sites is 'The site registry: a brand, a web source, its hours. A row is what makes the hub accept a site.';
+comment on table public.sites is 'The site registry: a brand, a web source, its hours. The hub accepts a site that has a row.';
 comment on column public.sites.allowed_origins is 'Web origins whose browsers may post forms.';
-comment on column public.sites.max_per_second is 'Submissions with a secret or signature, in the long run; fifteen to twenty seconds'' worth may come at once.';
-comment on column public.sites.max_per_second_from_pages is 'The same of browsers, counted apart: they cannot use up what servers may send.';
+comment on column public.sites.max_per_second is 'Submissions of servers, in the long run; fifteen to twenty seconds'' worth may come at once.';
+comment on column public.sites.max_per_second_from_pages is 'Submissions of browsers, counted apart: they cannot use up the turns of servers.';
 comment on column public.sites.max_per_minute_per_address is 'Submissions of browsers from one address; a minute''s worth may come at once.';
 comment on column public.sites.business_hours is 'When each day opens and closes, in the site''s time zone; a day left out is closed, none at all: always open.';
 comment on column public.sites.quiet_alert_after is 'Open hours without a sign of life after which a site is silent at the latest; its own rate may say so sooner. To be raised for a site with little traffic.';
@@ -515,7 +515,7 @@ begin
   return new;
 end;
 $$;
-comment on function private.check_site_hours is 'Trigger: what the constraints of these columns would refuse by their names is refused in words.';
+comment on function private.check_site_hours is 'Trigger: hours and time zones that the constraints refuse by name are refused in words.';
 
 create trigger sites_touch before update on public.sites
   for each row execute function private.touch_updated_at();
@@ -540,9 +540,9 @@ create policy "admins change their sites" on public.sites for update to authenti
 -- sites/site_secrets.sql
 -- Site secrets: a site proves itself with a secret of a kind.
 --
--- static is the secret itself in a header: accepted, and weak, for whoever sees one request has it. standard (Standard
--- Webhooks) and hmac sign timestamp and body. page signs the short-lived tokens that browsers post with. A site may
--- have secrets of several kinds at once, so that it can change from one to another without losing a form. Keys that
+-- static is the secret itself in a header: accepted, and weak, for anybody who sees one request has it. standard
+-- (Standard Webhooks) and hmac sign timestamp and body. page signs the short-lived tokens that browsers post with. A site
+-- may have secrets of several kinds at once, so that it can change from one to another without losing a form. Keys that
 -- sign are kept in the vault, for a digest cannot check a signature.
 
 create type public.secret_kind as enum ('static', 'standard', 'hmac', 'page');
@@ -561,7 +561,7 @@ create table private.site_secrets (
   constraint site_secrets_unique unique (sha256)
 );
 comment on table private.site_secrets is 'The secrets by which sites prove themselves; two are valid at once while one replaces the other.';
-comment on column private.site_secrets.sha256 is 'Of the secret as it is written. All that is kept of a static one.';
+comment on column private.site_secrets.sha256 is 'The digest of the secret as it is written; of a static one nothing else is kept.';
 comment on column private.site_secrets.vault_id is 'The key in the vault, while it may sign.';
 create index site_secrets_site_idx on private.site_secrets (site_id);
 
@@ -583,9 +583,9 @@ create trigger site_secrets_audit after insert or update on private.site_secrets
   for each row execute function private.audit_secret();
 
 -- sites/address_turns.sql
--- Turns of addresses, for what comes from browsers.
+-- Turns of addresses: how much browsers at one address may send.
 
--- Kept for as long as they say anything: a minute.
+-- A row is kept for a minute: after that its address has rested.
 create table private.address_turns (
   site_id uuid not null references public.sites (id) on delete cascade,
   purpose text not null,
@@ -595,7 +595,7 @@ create table private.address_turns (
   primary key (site_id, purpose, address),
   constraint address_turns_address_length check (length(address) between 1 and 64)
 );
-comment on table private.address_turns is 'When an address has used none of its burst any more.';
+comment on table private.address_turns is 'When each address will have rested, with its whole burst free again.';
 create index address_turns_free_idx on private.address_turns (free_at);
 
 create function private.take_address_turn(site_id uuid, purpose text, address text, per_minute integer)
@@ -620,7 +620,7 @@ begin
   end if;
 end;
 $$;
-comment on function private.take_address_turn is 'One more from an address, or 429.';
+comment on function private.take_address_turn is 'Take a turn of an address, or raise 429.';
 
 -- security definer: hub_service may touch no table itself.
 create function hub.count_page_token(site_id uuid, address text)
@@ -643,7 +643,7 @@ comment on function hub.count_page_token is 'Count a page token against what its
 grant execute on function hub.count_page_token to hub_service;
 
 -- sites/open_times.sql
--- When a site was open.
+-- Open times: the spans in which a site was open.
 
 create function private.open_times(site public.sites, since timestamptz, until timestamptz)
 returns table (opens timestamptz, closes timestamptz)
@@ -664,12 +664,12 @@ as $$
   ) as days
   where days.opens < until and days.closes > since and since < until;
 $$;
-comment on function private.open_times is 'When a site was open between two times, by its hours in its time zone.';
+comment on function private.open_times is 'The spans in which a site was open between two times, by its hours in its time zone.';
 
 -- sites/page_keys.sql
 -- Page keys: the secrets that sign page tokens, made with a site and changed each week.
 
--- security definer: whoever adds a site need not be able to write secrets.
+-- security definer: adding a site needs no right to write secrets.
 create function private.make_page_key()
 returns trigger
 language plpgsql security definer set search_path = ''
@@ -708,7 +708,7 @@ begin
   delete from vault.secrets using ended where secrets.id = ended.vault_id;
 end;
 $$;
-comment on function private.forget_ended_keys is 'A key that signs nothing any more is not kept; that there was one, is.';
+comment on function private.forget_ended_keys is 'Remove from the vault the keys that sign nothing any more; their rows stay.';
 
 -- sites/refusals.sql
 -- Refusals: how many requests of a site stored nothing, and why.
@@ -725,7 +725,7 @@ create table public.refusals (
   constraint refusals_reason_known check (reason in ('missing', 'secret', 'signature', 'timestamp', 'page_token', 'origin', 'revoked', 'rate', 'duplicate'))
 );
 comment on table public.refusals is 'How many requests stored nothing: per site, reason and minute, for two days.';
-comment on column public.refusals.reason is 'Why it was refused; duplicate: it was accepted, being here already.';
+comment on column public.refusals.reason is 'Why the request was refused; duplicate: it was accepted, being here already.';
 create index refusals_site_idx on public.refusals (org_id, site_id, minute);
 create index refusals_minute_idx on public.refusals (minute);
 
@@ -749,7 +749,7 @@ as $$
   on conflict on constraint refusals_pkey do update set count = refusals.count + excluded.count;
   select 'true'::jsonb;
 $$;
-comment on function hub.count_refusals is 'Add up what an instance refused lately, and what it was sent again.';
+comment on function hub.count_refusals is 'Add up the requests that an instance refused lately, and those that were sent again.';
 grant execute on function hub.count_refusals to hub_service;
 
 create function private.prune_limits()
@@ -759,7 +759,7 @@ as $$
   delete from private.address_turns where address_turns.free_at < now();
   delete from public.refusals where refusals.minute < now() - interval '2 days';
 $$;
-comment on function private.prune_limits is 'Remove addresses that have rested and refusals of old.';
+comment on function private.prune_limits is 'Remove addresses that have rested and old refusals.';
 
 -- sites/set_site_secret.sql
 -- Giving a site a secret; its older ones stay valid for a while.
@@ -784,7 +784,7 @@ begin
     perform private.fail(404, 'unknown_site', 'There is no site ' || site_slug || '.');
   end if;
 
-  -- Page keys and the secrets of senders replace their own sort only.
+  -- Page keys replace page keys only, and secrets of any other kind replace those.
   update private.site_secrets set valid_to = now() + old_valid_for
   where site_secrets.site_id = target
     and site_secrets.sha256 <> digest
@@ -827,7 +827,7 @@ returns text
 language plpgsql set search_path = ''
 as $$
 declare
-  -- Each brings 122 random bits.
+  -- Each UUID brings 122 random bits.
   random bytea := uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid());
   secret text := encode(sha256(random), 'hex');
 begin
@@ -842,7 +842,7 @@ comment on function private.new_site_secret is
   'Make a secret for a site and answer it, this once: Standard Webhooks unless told otherwise; older ones stay valid for a while.';
 
 -- sites/site.sql
--- What an ingest function must know of its site.
+-- The site as an ingest function knows it: its row and its secrets.
 
 -- security definer: hub_service may touch no table itself.
 create function hub.site(slug text)
@@ -872,7 +872,7 @@ as $$
   where sites.slug = site.slug
     and sites.enabled;
 $$;
-comment on function hub.site is 'What an ingest function must know of its site, keys that sign included; null when there is none.';
+comment on function hub.site is 'A site as its ingest function must know it, keys that sign included; null when there is none.';
 grant execute on function hub.site to hub_service;
 
 create function private.plain_key(vault_id uuid)
@@ -882,7 +882,7 @@ as $$
 begin
   return (select decrypted_secrets.decrypted_secret from vault.decrypted_secrets where decrypted_secrets.id = vault_id);
 exception when others then
-  -- As after a restore under another vault key: the site's other secrets work on.
+  -- After a restore under another vault key the site's other secrets work on.
   raise warning 'the vault cannot read key %: %', vault_id, sqlstate;
   return null;
 end;
@@ -898,7 +898,7 @@ create view private.site_secret_kinds as
   from private.site_secrets
   join public.sites on sites.id = site_secrets.site_id
   where coalesce(site_secrets.valid_to, 'infinity') > now();
-comment on view private.site_secret_kinds is 'The secrets that sites have now, by kind; is_weak: whoever sees one request can send others.';
+comment on view private.site_secret_kinds is 'The secrets that sites have now, by kind; is_weak: anybody who sees one request can send others.';
 
 create function public.site_secret_kinds()
 returns setof private.site_secret_kinds
@@ -906,10 +906,10 @@ language sql stable set search_path = ''
 as $$
   select * from private.site_secret_kinds_for_caller();
 $$;
-comment on function public.site_secret_kinds is 'The kinds of secret that the caller''s sites have now, never the secrets; is_weak: whoever sees one request can send others.';
+comment on function public.site_secret_kinds is 'The kinds of secret that the caller''s sites have now, never the secrets; is_weak: anybody who sees one request can send others.';
 grant execute on function public.site_secret_kinds to authenticated, service_role;
 
--- security definer: nobody reads secrets, members only that there are some.
+-- security definer: nobody reads secrets; members read only their kinds.
 create function private.site_secret_kinds_for_caller()
 returns setof private.site_secret_kinds
 language plpgsql stable security definer set search_path = ''
@@ -924,11 +924,11 @@ comment on function private.site_secret_kinds_for_caller is 'The kinds of secret
 grant execute on function private.site_secret_kinds_for_caller to authenticated, service_role;
 
 -- sites/turns.sql
--- Turns: how much a site and an address may send.
+-- Turns: each submission takes one, and a site has only so many a second.
 --
 -- A site's turns are a bucket that leaks at the site's rate and holds twenty seconds' worth. A form takes its turn in
 -- the bucket if nobody holds that row, else aside, in another row that nobody holds: so no form waits for another one.
--- The next form that gets the bucket pours in what was taken aside. While the bucket is less than half full, one form of
+-- The next form that gets the bucket pours in the turns taken aside. While the bucket is less than half full, one form of
 -- several takes the turns of all of them, by chance: a site far from its limit costs a look-up.
 
 create unlogged table private.site_turns (
@@ -996,7 +996,7 @@ begin
   end if;
 end;
 $$;
-comment on function private.take_site_turn is 'One more from a site, or 429. Forms that come at the same instant may not see each other.';
+comment on function private.take_site_turn is 'Take a turn of a site, or raise 429. Forms that come at the same instant may not see each other.';
 
 create function private.take_turns_aside(site_id uuid, purpose text, per_second integer, turns integer)
 returns void
@@ -1018,7 +1018,7 @@ begin
   if used + turns > per_second * 20 then
     perform private.refuse_turn(((used + turns) / per_second - 20)::numeric);
   elsif used is null and pg_try_advisory_xact_lock(hashtextextended(purpose || site_id, 0)) then
-    -- The first of a site makes the row; whoever comes at the same instant goes aside and waits for nobody.
+    -- The first form of a site makes the row; a form at the same instant goes aside and waits for nobody.
     insert into private.site_turns (site_id, purpose, level, at, poured)
     values (take_turns_aside.site_id, take_turns_aside.purpose, 0, taken_at, 0)
     on conflict on constraint site_turns_pkey do nothing;
@@ -1042,7 +1042,7 @@ end;
 $$;
 comment on function private.take_turns_aside is 'Take turns in a row that nobody holds, or raise 429.';
 
--- Above the burst a level is one of a higher rate, and a time in the future one of a clock that was set back.
+-- A level above the burst was taken at a higher rate, and a time in the future by a clock that was set back.
 create function private.turns_used(level double precision, at timestamptz, aside bigint, taken_at timestamptz, per_second integer)
 returns double precision
 language plpgsql immutable set search_path = ''
@@ -1051,7 +1051,7 @@ begin
   return greatest(least(level, per_second * 20) - per_second * abs(date_part('epoch', taken_at - at)), 0) + greatest(aside, 0);
 end;
 $$;
-comment on function private.turns_used is 'How full a bucket is: what it held, less what has leaked since, and what was taken aside.';
+comment on function private.turns_used is 'How full a bucket is: its level, less the turns that have leaked since, and those taken aside.';
 
 create function private.refuse_turn(seconds numeric)
 returns void
@@ -1065,10 +1065,10 @@ $$;
 comment on function private.refuse_turn is 'Raise 429; the hint says after how many seconds to come again.';
 
 -- contacts/match_keys.sql
--- Match keys: people write one mailbox in many ways, and the key is what matches.
+-- Match keys: one mailbox has many spellings and one key, and keys are compared.
 --
--- jo.smith@gmail.com and JoSmith+prime@googlemail.com are one. A domain that looks mistyped is said beside the address,
--- for a person to see; nothing is changed.
+-- jo.smith@gmail.com and JoSmith+prime@googlemail.com are one. The right domain is suggested beside a mistyped one, for
+-- a person to see; nothing is changed.
 
 create type public.identifier_kind as enum ('email', 'phone');
 
@@ -1080,7 +1080,7 @@ begin
   return case when kind = 'email' then private.email_key(value) else value end;
 end;
 $$;
-comment on function private.match_key is 'By what an identifier matches.';
+comment on function private.match_key is 'The key by which an identifier matches.';
 
 -- A provider that is not named takes dots and tags as part of the name, and so do we: two contacts can be merged,
 -- two people in one contact are a leak.
@@ -1106,7 +1106,7 @@ begin
   return given;
 end;
 $$;
-comment on function private.email_key is 'By what an address matches: its case, dots and tags dropped where its provider drops them.';
+comment on function private.email_key is 'The key by which an address matches: its case, dots and tags dropped where its provider drops them.';
 
 create function private.email_suggestion(address text)
 returns text
@@ -1226,9 +1226,9 @@ create table public.leads (
   constraint leads_score_range check (score between 0 and 100)
 );
 comment on table public.leads is 'One interest of one contact at one site; a contact may have several.';
-comment on column public.leads.scored_by is 'The event whose qualification gave the score: an older one never overwrites a newer.';
+comment on column public.leads.scored_by is 'The event whose qualification gave the score: an older event never overwrites a newer.';
 comment on column public.leads.home_id is
-  'Whose it is by itself; contact_id is with whom it is, because of a merge. No foreign key: a second one would make contacts(name) ambiguous over REST.';
+  'The contact that it belongs to; contact_id is the contact that holds it because of a merge. No foreign key: a second one would make contacts(name) ambiguous over REST.';
 comment on column public.leads.is_open is 'It is neither won nor lost, and no other lead stands for it.';
 comment on column public.leads.folded_into is 'Set while the same person''s other lead at this site stands for it because of a merge.';
 create unique index leads_one_open on public.leads (org_id, contact_id, site_id) where is_open;
@@ -1259,7 +1259,7 @@ create policy "operators change leads, closers their own" on public.leads for up
     or (assigned_to = (select auth.uid()) and org_id in (select private.my_orgs('leads.update_assigned'))));
 
 -- contacts/names.sql
--- Names of people: which may be one person's, and which says less than another.
+-- Names: whether two may be one person's, and whether one says less than another.
 
 -- "Jo Smith" agrees with "Smith, Jo" and with "Jo"; no name agrees with no name only.
 create function private.names_agree(one text, other text)
@@ -1326,7 +1326,7 @@ create table public.merge_candidates (
   constraint merge_candidates_decided check ((decision is null) = (decided_at is null))
 );
 comment on table public.merge_candidates is 'Two contacts that may be one person; a person decides.';
-comment on column public.merge_candidates.decision is 'What a person decided; keeping two apart is remembered.';
+comment on column public.merge_candidates.decision is 'The decision of a user; keeping two apart is remembered.';
 create index merge_candidates_other_idx on public.merge_candidates (org_id, other_id);
 create index merge_candidates_open_idx on public.merge_candidates (org_id, id desc) where decided_at is null;
 
@@ -1350,7 +1350,7 @@ $$;
 comment on function public.merge_contacts is 'Merge a contact into another: everything of the loser is seen under the winner. Answers the merge_id that undoes it.';
 grant execute on function public.merge_contacts to authenticated, service_role;
 
--- security definer: who may is asked here, by the caller's own permission.
+-- security definer: the function itself asks for the caller's permission.
 create function private.merge_contacts_for_caller(winner uuid, loser uuid, reason text)
 returns jsonb
 language plpgsql security definer set search_path = ''
@@ -1451,13 +1451,13 @@ begin
   return moved;
 end;
 $$;
-comment on function private.move_rows is 'Bring what moves from one contact to another: all, or what is of certain homes.';
+comment on function private.move_rows is 'Move the rows of a contact to another: all, or those of certain homes.';
 
 -- contacts/contact_facts.sql
--- Facts: what is known of a contact, which event said it, and when.
+-- Facts: each thing that is known of a contact, with the event that said it and the time.
 --
--- The later event wins, in whatever order they are written: a replayed or late one never overwrites. What a person
--- corrects stays until a person corrects it again. A fact stays with the contact by whose identifier its event came;
+-- The later event wins, in whatever order they are written: a replayed or late one never overwrites. A correction by
+-- a user stays until a user corrects it again. A fact stays with the contact by whose identifier its event came;
 -- merges change how facts are read, not whose they are.
 
 create table public.contact_facts (
@@ -1474,9 +1474,9 @@ create table public.contact_facts (
   constraint contact_facts_key_length check (length(key) between 1 and 100),
   constraint contact_facts_said check (event_id is null or said_by is null)
 );
-comment on table public.contact_facts is 'What is known of a contact, which event or person said it, and when.';
+comment on table public.contact_facts is 'The facts about a contact: which event or user said each, and when.';
 comment on column public.contact_facts.event_id is 'The event that said it. No foreign key: partitions of events are archived one by one.';
-comment on column public.contact_facts.said_by is 'The person who corrected it: events do not overwrite it any more.';
+comment on column public.contact_facts.said_by is 'The user who corrected it: events do not overwrite it any more.';
 
 alter table public.contact_facts enable row level security, force row level security;
 grant select on public.contact_facts to authenticated, service_role;
@@ -1510,9 +1510,9 @@ begin
   end if;
 end;
 $$;
-comment on function private.learn_facts is 'Keep what an event said of a contact, unless a later one or a person has said it.';
+comment on function private.learn_facts is 'Keep the facts that an event said of a contact, unless a later event or a user has said otherwise.';
 
--- security definer: whoever may change a contact need not be able to write facts.
+-- security definer: changing a contact needs no right to write facts.
 create function private.learn_correction()
 returns trigger
 language plpgsql security definer set search_path = ''
@@ -1527,7 +1527,7 @@ begin
   return null;
 end;
 $$;
-comment on function private.learn_correction is 'Trigger: what a person corrects is a fact that events do not overwrite.';
+comment on function private.learn_correction is 'Trigger: a correction by a user is a fact that events do not overwrite.';
 
 create trigger contacts_corrected after update of name, language on public.contacts
   for each row
@@ -1535,7 +1535,7 @@ create trigger contacts_corrected after update of name, language on public.conta
   execute function private.learn_correction();
 
 -- contacts/contact_family.sql
--- A person's contacts: the one that is seen, and those merged into it.
+-- A contact's family: the contact that is visible, and those merged into it.
 
 create function private.visible_contact(contact_id uuid)
 returns uuid
@@ -1545,10 +1545,10 @@ begin
   return (select coalesce(contacts.merged_into, contacts.id) from public.contacts where contacts.id = visible_contact.contact_id);
 end;
 $$;
-comment on function private.visible_contact is 'The contact under which this one is seen: itself, or the one it is merged into.';
+comment on function private.visible_contact is 'The contact under which this contact is visible: itself, or the one it is merged into.';
 grant execute on function private.visible_contact to authenticated, service_role;
 
--- merged_into is always the contact that is seen, however long the chain of merges: contact_merges keeps the chain.
+-- merged_into is always the visible contact, however long the chain of merges: contact_merges keeps the chain.
 create function private.contact_family(contact_id uuid)
 returns uuid[]
 language plpgsql stable set search_path = ''
@@ -1565,15 +1565,16 @@ begin
     where contacts.id = root);
 end;
 $$;
-comment on function private.contact_family is 'A person''s contacts: the one that is seen, first, and those merged into it.';
+comment on function private.contact_family is 'The family of a contact: the visible contact first, then those merged into it.';
 grant execute on function private.contact_family to authenticated, service_role;
 
 -- contacts/contact_identifiers.sql
--- Identifiers: what points to a contact. A strong one points to one contact only; a weak one may be shared.
+-- Identifiers: addresses and numbers that point to a contact. A strong one points to one contact only; a weak one may
+-- be shared.
 --
--- They match by a key and keep what was given. Both rules are computed columns, so no writer can forget them. While a
--- contact is merged into another, its identifiers and leads are with that one, and home_id says whose they are by
--- themselves: where an unmerge returns them.
+-- They match by a key and keep the spelling that was given. Both rules are computed columns, so no writer can forget
+-- them. While a contact is merged into another, its identifiers and leads are with that one, and home_id names the
+-- contact to which an unmerge returns them.
 
 create type public.identifier_strength as enum ('strong', 'weak');
 
@@ -1594,12 +1595,12 @@ create table public.contact_identifiers (
   constraint contact_identifiers_of_org foreign key (org_id, contact_id) references public.contacts (org_id, id) on delete cascade,
   constraint contact_identifiers_value check (length(value) between 3 and 320)
 );
-comment on table public.contact_identifiers is 'What points to a contact. A strong one points to one contact only; a weak one may be shared.';
-comment on column public.contact_identifiers.value is 'As it was given: what we write to.';
-comment on column public.contact_identifiers.match_key is 'By what it matches: jo.smith+prime@gmail.com and josmith@gmail.com have one key.';
-comment on column public.contact_identifiers.suggestion is 'What was probably meant, when the domain looks mistyped. Nothing is written to it.';
+comment on table public.contact_identifiers is 'Addresses and numbers that point to a contact. A strong one points to one contact only; a weak one may be shared.';
+comment on column public.contact_identifiers.value is 'The address or number as it was given; messages go to it.';
+comment on column public.contact_identifiers.match_key is 'The key by which it matches: jo.smith+prime@gmail.com and josmith@gmail.com have one key.';
+comment on column public.contact_identifiers.suggestion is 'The address that was probably meant, when the domain looks mistyped. Nothing is sent to it.';
 comment on column public.contact_identifiers.home_id is
-  'Whose it is by itself; contact_id is with whom it is, because of a merge. No foreign key: a second one would make contacts(name) ambiguous over REST.';
+  'The contact that it belongs to; contact_id is the contact that holds it because of a merge. No foreign key: a second one would make contacts(name) ambiguous over REST.';
 comment on column public.contact_identifiers.event_id is 'The event that first gave it. No foreign key: partitions of events are archived one by one.';
 create unique index contact_identifiers_strong_unique on public.contact_identifiers (org_id, kind, match_key) where strength = 'strong';
 create index contact_identifiers_contact_idx on public.contact_identifiers (org_id, contact_id);
@@ -1611,12 +1612,12 @@ create policy "who reads a contact reads its identifiers" on public.contact_iden
   using (org_id in (select private.my_orgs('contacts.read')) or contact_id in (select private.my_assigned_contacts()));
 
 -- contacts/contact_merges.sql
--- Merges: who was merged into whom, why, what moved, and whether it was undone.
+-- Merges: each contact that was merged into another, why, the rows that moved, and whether it was undone.
 --
--- The loser stays and names the contact under which it is seen. What is the person's state moves (identifiers, leads)
--- and remembers whose it is; what an event said or caused stays with the contact by whose identifier it came, and is
--- read through private.contact_family. So unmerging is not a guess: what came by the loser's own identifiers, before or
--- since, is the loser's. private.contact_references says of every table which of the two it is.
+-- The loser stays and names the contact under which it is visible. State (identifiers, leads) moves to the winner and
+-- keeps its home_id. Rows that an event said or caused stay with the contact by whose identifier the event came, and are
+-- read through private.contact_family. So unmerging is not a guess: all that came by the loser's own identifiers, before
+-- or since, is the loser's. private.contact_references says of every table which of the two it does.
 
 create table public.contact_merges (
   id           uuid primary key default private.uuid_v7(),
@@ -1636,7 +1637,7 @@ create table public.contact_merges (
   constraint contact_merges_two check (winner_id <> loser_id),
   constraint contact_merges_reason_length check (length(reason) between 1 and 1000)
 );
-comment on table public.contact_merges is 'Who was merged into whom, why, what moved, and whether it was undone.';
+comment on table public.contact_merges is 'Each contact that was merged into another, why, the rows that moved, and whether it was undone.';
 comment on column public.contact_merges.moved is 'The rows that went from the loser to the winner, by table.';
 create unique index contact_merges_one_winner on public.contact_merges (org_id, loser_id) where undone_at is null;
 create index contact_merges_loser_idx on public.contact_merges (org_id, loser_id, id desc);
@@ -1652,7 +1653,7 @@ create policy "members read merges" on public.contact_merges for select to authe
   using (org_id in (select private.my_orgs('contacts.read')));
 
 -- contacts/contact_references.sql
--- Contact references: what happens to each column that holds a contact when two are merged.
+-- Contact references: whether a merge moves a column that holds a contact, or leaves it.
 
 create type private.merge_behaviour as enum ('moves', 'stays');
 
@@ -1664,21 +1665,21 @@ create table private.contact_references (
   primary key (table_name, column_name)
 );
 comment on table private.contact_references is
-  'Every column that holds a contact. What moves has contact_id and home_id, and moves by these rows alone; what stays is read through contact_family.';
+  'Every column that holds a contact. A table that moves has contact_id and home_id, and moves by these rows alone; a table that stays is read through contact_family.';
 
 -- contacts/contact_timeline.sql
--- The timeline of a contact: what happened with this person and what agents did, newest first, a page at a time.
+-- The timeline of a contact: its events and the actions of agents, newest first, a page at a time.
 --
 -- Ids are made in the order of time in every log, so one id is a cursor for all of them. Each source gives at most one
 -- page per contact of the family, from the end of its index; another source is another branch. Row level security
--- decides what is seen.
+-- decides which rows a caller sees.
 
 create function public.contact_timeline(contact_id uuid, before_cursor uuid default null, page_size integer default 50)
 returns table (id uuid, source text, type text, at timestamptz, home_id uuid, site_id uuid, data jsonb)
 language plpgsql stable set search_path = ''
--- A few contacts have most events, and the planner cannot know which: it would sort all of theirs for one page.
+-- The planner cannot know which few contacts have most events: it would sort all of theirs for one page.
 set enable_sort = off
--- A plan in which the last sort cannot be avoided looks dear enough to compile; it is not.
+-- A plan that ends in a sort looks dear enough to compile; it is not.
 set jit = off
 as $$
 declare
@@ -1707,13 +1708,13 @@ begin
 end;
 $$;
 comment on function public.contact_timeline is
-  'Events and actions of a person, merged contacts included, newest first; before_cursor is the id of the last row of the page before. home_id of a row says whose it is by itself.';
+  'Events and actions of a contact and those merged into it, newest first; before_cursor is the id of the last row of the page before. home_id of a row is the contact that it belongs to.';
 grant execute on function public.contact_timeline to authenticated, service_role;
 
 -- contacts/cross_sell_events.sql
--- Cross-selling: people of one site who asked at another.
+-- Cross-selling: contacts of one site who asked at another.
 
--- From the leads: a form opens one at each site, and leads follow merges and their undoing.
+-- Read from leads: a form opens one at each site, and leads follow merges and their undoing.
 create view public.cross_sell_events with (security_invoker = true) as
 select
   leads.id, leads.org_id, leads.contact_id, contacts.name as contact_name,
@@ -1772,7 +1773,7 @@ $$;
 comment on function public.decide_merge is 'Decide whether two contacts of the merge queue are one (merge) or not (keep_apart). The older is the winner unless told otherwise.';
 grant execute on function public.decide_merge to authenticated, service_role;
 
--- security definer: who may is asked here, by the caller's own permission.
+-- security definer: the function itself asks for the caller's permission.
 create function private.decide_merge_for_caller(candidate uuid, decision public.merge_decision, winner uuid, reason text)
 returns jsonb
 language plpgsql security definer set search_path = ''
@@ -1813,7 +1814,7 @@ grant execute on function private.decide_merge_for_caller to authenticated, serv
 -- contacts/fold_leads.sql
 -- Leads of merged contacts: one open lead a site stands for the others, until an unmerge.
 
--- Of several open leads of one person at one site, the furthest along stands for the others.
+-- The furthest of several open leads of one person at one site stands for the others.
 create function private.fold_leads(org_id uuid, contacts uuid[])
 returns jsonb
 language sql set search_path = ''
@@ -1834,7 +1835,7 @@ as $$
 $$;
 comment on function private.fold_leads is 'Let one open lead per site stand for those of several contacts; answers which were folded.';
 
--- A lead whose stand-in went to somebody else stands for itself again, beside what its contact has by now.
+-- A lead whose stand-in went to another contact stands for itself again, beside the leads that its contact has by now.
 create function private.unfold_leads(org_id uuid, contacts uuid[])
 returns void
 language plpgsql set search_path = ''
@@ -1867,7 +1868,7 @@ end;
 $$;
 comment on function private.unfold_leads is 'Undo the folding of leads whose stand-in is another contact''s.';
 
--- While two were one, a form of the one may have found the other's lead open. Each who asked keeps a lead.
+-- While two contacts were one, a form of the one may have found the other's lead open. Each that asked keeps a lead.
 create function private.reopen_leads(org_id uuid, contacts uuid[], since timestamptz)
 returns void
 language plpgsql set search_path = ''
@@ -1892,13 +1893,13 @@ begin
   ) as asked;
 end;
 $$;
-comment on function private.reopen_leads is 'Open a lead for who asked while merged and whose lead was the other''s.';
+comment on function private.reopen_leads is 'Open a lead for each contact that asked while merged and whose lead was the other''s.';
 
 -- contacts/golden_contacts.sql
--- Golden contacts: one row per person, with the latest that was said of any of their contacts.
+-- Golden contacts: one row per person, with the latest facts of any of their contacts.
 --
--- A view, so that it cannot differ from what it is made of; security_invoker, so that it shows to each caller what the
--- tables would. So are customers and cross_sell_events.
+-- A view cannot differ from the tables it is made of; security_invoker shows each caller the rows that the tables would.
+-- So do customers and cross_sell_events.
 
 create view public.golden_contacts with (security_invoker = true) as
 select
@@ -1919,14 +1920,14 @@ cross join lateral (
 ) as facts
 where contacts.merged_into is null;
 comment on view public.golden_contacts is
-  'The contacts that are seen: one row per person, without those merged into another, with the latest that was said of any of them.';
+  'The visible contacts: one row per person, without those merged into another, with the latest facts of any of them.';
 grant select on public.golden_contacts to authenticated, service_role;
--- Else a write is a 500: Postgres says what a view cannot do before it asks who may.
+-- Without this trigger a write is a 500: Postgres says that a view cannot be written before it asks for the right.
 create trigger golden_contacts_read_only instead of insert or update or delete on public.golden_contacts
   for each row execute function private.refuse_change();
 
 -- contacts/hold_contacts.sql
--- Locking people whole, for a merge or its undoing.
+-- Locking whole families of contacts, for a merge or its undoing.
 --
 -- A merge never waits for a row while it holds another: it takes all it needs at once or lets go and tries again.
 
@@ -1942,7 +1943,7 @@ begin
       perform private.take_contacts(contacts);
       return;
     exception when lock_not_available or deadlock_detected then
-      -- What was taken is let go with the block: whoever is ahead finishes, then we come again.
+      -- The locks go with the block, so that the transaction ahead can finish; then they are asked for again.
       if clock_timestamp() > deadline then
         perform private.fail(503, 'contacts_busy', 'Something else is being done with these contacts. Try again.');
       end if;
@@ -1951,7 +1952,7 @@ begin
   end loop;
 end;
 $$;
-comment on function private.hold_contacts is 'Lock some people whole until the end of the transaction.';
+comment on function private.hold_contacts is 'Lock the families of some contacts until the end of the transaction.';
 
 create function private.take_contacts(contacts uuid[])
 returns void
@@ -1970,7 +1971,7 @@ begin
     where identifiers.org_id = org and identifiers.contact_id = any (visible)
     order by identifiers.id);
 
-  -- Waits its turn among the submissions of these people, then keeps the others out.
+  -- Waits its turn among the submissions of these contacts, then keeps others out.
   perform private.lock_identifiers(org, keys);
   perform from public.contacts where contacts.id = any (family) order by contacts.id for update nowait;
   perform from public.leads where leads.org_id = org and leads.contact_id = any (visible) order by leads.id for update nowait;
@@ -1985,10 +1986,10 @@ begin
   end if;
 end;
 $$;
-comment on function private.take_contacts is 'Lock some people whole (identifiers, contacts, leads), or fail at once.';
+comment on function private.take_contacts is 'Lock the families of some contacts (identifiers, contacts, leads), or fail at once.';
 
 -- contacts/merge_queue.sql
--- The merge queue: candidates that wait, with what agrees and what differs side by side.
+-- The merge queue: candidates that wait, with agreeing and differing facts side by side.
 
 create view public.merge_queue with (security_invoker = true) as
 select
@@ -2034,9 +2035,9 @@ where pair.decided_at is null
   and one.id <> other.id
   and not private.are_kept_apart(one.id, other.id);
 comment on view public.merge_queue is
-  'Contacts that may be one person, with what agrees and what differs side by side, and the events that gave what they share. decide_merge(id, …) decides.';
+  'Contacts that may be one person, with agreeing and differing facts side by side, and the events that gave the shared ones. decide_merge(id, …) decides.';
 grant select on public.merge_queue to authenticated, service_role;
--- Else a write is a 500: Postgres says what a view cannot do before it asks who may.
+-- Without this trigger a write is a 500: Postgres says that a view cannot be written before it asks for the right.
 create trigger merge_queue_read_only instead of insert or update or delete on public.merge_queue
   for each row execute function private.refuse_change();
 
@@ -2069,7 +2070,7 @@ $$;
 comment on function private.open_lead is 'The open lead of a contact at a site: found, or made.';
 
 -- contacts/opt_out.sql
--- Opting out: never contact again, on a channel or at all.
+-- Opting out: a contact is never written to or called again, on a channel or at all.
 
 create function public.opt_out(
   org_id uuid, reason text, contact_id uuid default null, kind public.identifier_kind default null, value text default null,
@@ -2080,10 +2081,10 @@ as $$
   select private.opt_out_for_caller(org_id, reason, contact_id, kind, value, channel, event_id);
 $$;
 comment on function public.opt_out is
-  'Never contact again: a contact (kind and value may say by which identifier it was said), or, without a contact, one identifier. One channel, or all.';
+  'Never write to or call a contact again (kind and value may name the identifier it was said by), or, without a contact, one identifier. One channel, or all.';
 grant execute on function public.opt_out to authenticated, service_role;
 
--- security definer: who may is asked here, by the caller's own permission.
+-- security definer: the function itself asks for the caller's permission.
 create function private.opt_out_for_caller(
   org_id uuid, reason text, contact_id uuid, kind public.identifier_kind, value text, channel text, event_id uuid)
 returns jsonb
@@ -2150,7 +2151,7 @@ end;
 $$;
 comment on function private.opt_out is 'Write an opt-out down, once.';
 
--- Whose word it is: the contact whose own identifier it came by, else every contact of the person.
+-- An opt-out by a contact's own identifier is that contact's; any other is every contact's of the family.
 create function private.speakers(contact_id uuid, kind public.identifier_kind, value text)
 returns uuid[]
 language plpgsql stable set search_path = ''
@@ -2170,14 +2171,14 @@ begin
   return family;
 end;
 $$;
-comment on function private.speakers is 'The contacts for which something holds that was said by this identifier, or by none that is known.';
+comment on function private.speakers is 'The contacts for which an opt-out holds that was said by this identifier, or by none that is known.';
 
 -- contacts/resolve_contact.sql
--- Resolving: whose submission this is. An address decides; a number decides when the name agrees with one person.
+-- Resolving: the contact of a submission. An address decides; a number decides when the name agrees with one contact.
 --
--- The answer is the contact by whose identifier it came. While that one is merged into another it is seen under that
--- other, and leads open there; but the event keeps whose it is, so an unmerge has nothing to guess. What stays
--- ambiguous becomes a new contact and a row for a person to judge.
+-- The answer is the contact by whose identifier the submission came. While that contact is merged into another it is
+-- visible under that other, and leads open there; but the event keeps its own contact, so an unmerge has nothing to
+-- guess. An ambiguous submission becomes a new contact and a row for a person to judge.
 
 create function private.resolve_contact(org_id uuid, name text, email text, phone text, event_id uuid default null)
 returns uuid
@@ -2224,7 +2225,7 @@ begin
            strength::public.identifier_strength, resolve_contact.event_id
     from (values ('email', email, 'strong', email_is_new), ('phone', phone, 'weak', phone_is_new)) as given (kind, value, strength, is_new)
     where is_new
-    -- An address may be here already as a weak one, from before there was a key.
+    -- An address may be here already as a weak identifier, from before there was a key.
     on conflict do nothing;
   end if;
   if phone_is_new and phone_is_known then
@@ -2233,14 +2234,14 @@ begin
   return home;
 end;
 $$;
-comment on function private.resolve_contact is 'The contact of a person who gave a name, an address, a number: found, or made.';
+comment on function private.resolve_contact is 'The contact that gave a name, an address, a number: found, or made.';
 
 create function private.lock_identifiers(org_id uuid, match_keys text[])
 returns void
 language plpgsql set search_path = ''
 as $$
 begin
-  -- Whoever else brings the same address or number waits here, and so does a merge.
+  -- Another submission with the same address or number waits here, and so does a merge.
   -- Sorted by key: two transactions with the same two identifiers cannot lock crosswise.
   perform pg_advisory_xact_lock(key)
   from (
@@ -2251,9 +2252,9 @@ begin
   ) as keys;
 end;
 $$;
-comment on function private.lock_identifiers is 'Until the end of the transaction, nobody else resolves, merges or unmerges who has one of these.';
+comment on function private.lock_identifiers is 'Until the end of the transaction, no other resolves, merges or unmerges a contact with one of these identifiers.';
 
--- A number decides only for one person. Where several agree by name, it is whoever is known by the number alone.
+-- A number decides only for one contact. When several agree by name, the contact known by the number alone is meant.
 create function private.holder_of_phone(org_id uuid, phone text, name text, has_email boolean)
 returns uuid
 language plpgsql stable set search_path = ''
@@ -2267,7 +2268,7 @@ begin
     from public.contact_identifiers as known
     join public.contacts on contacts.id = known.home_id
     where known.org_id = holder_of_phone.org_id and known.kind = 'phone' and known.match_key = holder_of_phone.phone
-    -- A number that more than fifty people gave says nothing; the newest are where one of them comes back.
+    -- A number that more than fifty contacts gave says nothing; a contact that comes back is among the newest.
     order by known.home_id desc
     limit 50
   ), agreeing as (
@@ -2296,9 +2297,9 @@ begin
     limit 1);
 end;
 $$;
-comment on function private.holder_of_phone is 'The one contact whose phone this is, judging by the name; null when there is none or no telling.';
+comment on function private.holder_of_phone is 'The one contact that has this number, judging by the name; null when there is none or several.';
 
--- Once, when a contact first gives a number: who else has it may be the same person.
+-- Once, when a contact first gives a number: another contact that has it may be the same person.
 create function private.doubt_holders(org_id uuid, home uuid, visible uuid, phone text)
 returns void
 language plpgsql set search_path = ''
@@ -2318,15 +2319,15 @@ begin
   on conflict on constraint merge_candidates_pair do nothing;
 end;
 $$;
-comment on function private.doubt_holders is 'Let a person judge whether a contact is one of those who gave the same number.';
+comment on function private.doubt_holders is 'Let a person judge whether a contact is one of those that gave the same number.';
 
 -- contacts/suppressions.sql
--- Suppressions: who must not be written to or called any more, and who said so.
+-- Suppressions: contacts and identifiers that must not be written to or called any more, and who said so.
 --
--- Of an identifier (this address, this number) or of a contact (this person, by whatever identifier); on one channel
--- or on all. A merge makes the stricter side hold for both, because a contact is suppressed when anybody of its family
--- is. An unmerge never widens: what a merged person said by an identifier that is clearly one contact's own is that
--- contact's; anything else was written down for each of them.
+-- A suppression is of an identifier (this address, this number) or of a contact by whatever identifier, on one channel
+-- or on all. A merge makes the stricter side hold for both, because a contact is suppressed when any of its family is.
+-- An unmerge never widens: an opt-out that a merged contact said by an identifier clearly its own is its own; any other
+-- was written down for each of the family.
 
 create table public.suppressions (
   id         uuid primary key default private.uuid_v7(),
@@ -2347,8 +2348,8 @@ create table public.suppressions (
   constraint suppressions_reason_length check (length(reason) between 1 and 1000),
   constraint suppressions_once unique nulls not distinct (org_id, contact_id, kind, match_key, channel)
 );
-comment on table public.suppressions is 'Who must not be contacted: an identifier or a contact, on a channel or, without one, on all.';
-comment on column public.suppressions.match_key is 'The identifier, whoever has it: it need not be known to any contact.';
+comment on table public.suppressions is 'Identifiers and contacts that must not be written to or called, on a channel or, without one, on all.';
+comment on column public.suppressions.match_key is 'The key of the identifier; no contact need have it.';
 comment on column public.suppressions.event_id is 'The event in which it was said. No foreign key: partitions of events are archived one by one.';
 
 create trigger suppressions_audit after insert or update or delete on public.suppressions
@@ -2378,7 +2379,7 @@ begin
       and (said.channel is null or said.channel = is_suppressed.channel));
 end;
 $$;
-comment on function private.is_suppressed is 'Whether a person must not be contacted by this identifier on this channel.';
+comment on function private.is_suppressed is 'Whether a contact must not be written to or called by this identifier on this channel.';
 
 -- contacts/unmerge_contacts.sql
 -- Taking a merge back.
@@ -2389,10 +2390,10 @@ language sql set search_path = ''
 as $$
   select private.unmerge_contacts_for_caller(merge_id);
 $$;
-comment on function public.unmerge_contacts is 'Undo a merge: the loser gets back what is its own, also what came by its identifiers since.';
+comment on function public.unmerge_contacts is 'Undo a merge: the loser gets back its own rows, also those that came by its identifiers since.';
 grant execute on function public.unmerge_contacts to authenticated, service_role;
 
--- security definer: who may is asked here, by the caller's own permission.
+-- security definer: the function itself asks for the caller's permission.
 create function private.unmerge_contacts_for_caller(merge_id uuid)
 returns jsonb
 language plpgsql security definer set search_path = ''
@@ -2441,7 +2442,7 @@ begin
   perform private.unfold_leads(merge.org_id, array[visible, merge.loser_id]);
   perform private.reopen_leads(
     merge.org_id, private.contact_family(visible) || private.contact_family(merge.loser_id), merge.merged_at);
-  -- Who takes back what the queue proposed has decided it.
+  -- Undoing a merge that the queue proposed decides its candidate.
   update public.merge_candidates set decision = 'keep_apart', decided_at = now(), decided_by = (select auth.uid())
   where merge_candidates.id = merge.candidate_id;
 
@@ -2450,10 +2451,10 @@ begin
     source => private.doer(), contact_id => merge.loser_id, subject_type => 'contact', subject_id => visible);
 end;
 $$;
-comment on function private.unmerge_contacts is 'Undo a merge: what is the loser''s by itself, before or since, returns to it.';
+comment on function private.unmerge_contacts is 'Undo a merge: the loser''s own rows, from before or since, return to it.';
 
 -- events/event_types.sql
--- Event types: the catalogue of what can happen, one name for each kind, whatever a sender calls it.
+-- Event types: the catalogue of happenings, one name for each kind, whatever a sender calls it.
 
 create table public.event_types (
   name        text primary key,
@@ -2466,16 +2467,16 @@ create table public.event_types (
 
   constraint event_types_form check (name ~ '^[a-z_]+\.[a-z_]+$')
 );
-comment on table public.event_types is 'The catalogue of what can happen.';
+comment on table public.event_types is 'The catalogue of happenings: their names, aliases and schemas.';
 comment on column public.event_types.from_sites is 'A site may say that it happened; else only the hub does.';
-comment on column public.event_types.makes_lead is 'Somebody asked for something: it opens a lead, and needs a way to answer.';
+comment on column public.event_types.makes_lead is 'An event of this type opens a lead, and needs an address or a number for the answer.';
 
 alter table public.event_types enable row level security, force row level security;
 grant select on public.event_types to authenticated, service_role;
 create policy "everybody signed in may read the catalogue" on public.event_types for select to authenticated
   using ((select auth.uid()) is not null);
 
--- security definer: whoever may write a type need not be able to change subscriptions.
+-- security definer: writing a type needs no right to change subscriptions.
 create function private.learn_event_type()
 returns trigger
 language plpgsql security definer set search_path = ''
@@ -2518,11 +2519,11 @@ as $$
   select coalesce(array_agg(coalesce(private.canonical_type(written.type), written.type) order by written.place), '{}')
   from unnest(types) with ordinality as written (type, place);
 $$;
-comment on function private.canonical_types is 'Names for names, aliases and patterns, in their order; what is unknown stays as it is.';
+comment on function private.canonical_types is 'Names for names, aliases and patterns, in their order; an unknown one stays as it is.';
 grant execute on function private.canonical_types to authenticated, service_role;
 
 -- events/events.sql
--- Events: a thing that happened, with its time and its cause; never changed.
+-- Events: each is a thing that happened, with its time and its cause; never changed.
 --
 -- The table is partitioned month by month by its v7 id, so the primary key is the id alone. Partitions live in
 -- private, where no API role reaches past the policies of the parent. work/dispatch_events.sql makes the deliveries.
@@ -2622,7 +2623,7 @@ begin
     continue when to_regclass('private.' || partition) is not null;
     lower_bound := private.uuid_v7_floor(month);
     upper_bound := private.uuid_v7_floor(month + interval '1 month');
-    -- What the default partition took meanwhile stands in the way, and belongs here.
+    -- Rows of this month in the default partition stand in the way, and belong here.
     select exists (select from private.events_elsewhere where id >= lower_bound and id < upper_bound) into has_strays;
     if has_strays then
       alter table public.events detach partition private.events_elsewhere;
@@ -2647,7 +2648,7 @@ comment on function private.make_event_partitions is 'Make the partitions of eve
 select private.make_event_partitions();
 
 -- events/receipts.sql
--- Receipts: what was accepted under which key. The same again gets the first answer.
+-- Receipts: each submission that was accepted, by its keys. The same submission again gets the first answer.
 
 create table public.receipts (
   source      text not null,
@@ -2662,9 +2663,9 @@ create table public.receipts (
   primary key (source, key),
   constraint receipts_key_length check (length(key) between 1 and 300)
 );
-comment on table public.receipts is 'What was accepted under which key: the same again gets the first answer.';
-comment on column public.receipts.secret_id is 'The secret it was signed with, so that one can be ended when nobody uses it any more. No foreign key: it would cost a look-up for each form.';
-comment on column public.receipts.body_sha256 is 'Null: pulled, and whatever body comes under this key is the same submission.';
+comment on table public.receipts is 'Each submission that was accepted, by its keys: the same submission again gets the first answer.';
+comment on column public.receipts.secret_id is 'The secret that proved its site, so that a secret can be ended when nobody uses it any more. No foreign key: it would cost a look-up for each form.';
+comment on column public.receipts.body_sha256 is 'Null for a pulled submission: any body under this key is the same submission.';
 create index receipts_expired_idx on public.receipts (expires_at);
 create index receipts_org_idx on public.receipts (org_id);
 
@@ -2682,7 +2683,7 @@ language sql immutable set search_path = ''
 as $$
   select source ~ '^(site|pull|webhook|email|phone|sms|whatsapp|provider):';
 $$;
-comment on function private.is_from_outside is 'Whether an event of this source is what somebody outside did.';
+comment on function private.is_from_outside is 'Whether somebody outside did the event of this source.';
 grant execute on function private.is_from_outside to authenticated, service_role;
 
 -- events/write_event.sql
@@ -2708,7 +2709,7 @@ $$;
 comment on function private.write_event is 'Write an event; answers its id. The trace is a new one unless it is given.';
 
 -- agents/agents.sql
--- Agents: what decides. A version is its brain at a moment.
+-- Agents: each decides about events of some types. A version is its brain at a moment.
 
 create type public.agent_status as enum ('idle', 'running', 'paused', 'blocked');
 
@@ -2730,7 +2731,7 @@ create table public.agents (
   constraint agents_site foreign key (org_id, site_id) references public.sites (org_id, id)
 );
 comment on table public.agents is 'Something that decides: lead qualifier, email responder, voice intake.';
-comment on column public.agents.autonomy is 'auto: decisions take effect; approve and draft: each waits for a person''s review; off: its deliveries wait.';
+comment on column public.agents.autonomy is 'auto: decisions take effect; approve and draft: each waits for a user''s review; off: its deliveries wait.';
 create index agents_site_idx on public.agents (org_id, site_id);
 
 create trigger agents_touch before update on public.agents
@@ -2794,7 +2795,7 @@ create policy "members read agent versions" on public.agent_versions for select 
   using (org_id in (select private.my_orgs('agents.read')));
 
 -- agents/agent_deployments.sql
--- Deployments: who published or rolled back which version when.
+-- Deployments: each publishing or rolling back of a version.
 
 create table public.agent_deployments (
   id          uuid primary key default private.uuid_v7(),
@@ -2807,7 +2808,7 @@ create table public.agent_deployments (
   constraint agent_deployments_agent foreign key (org_id, agent_id) references public.agents (org_id, id) on delete cascade,
   constraint agent_deployments_version foreign key (org_id, version_id) references public.agent_versions (org_id, id) on delete cascade
 );
-comment on table public.agent_deployments is 'Who published or rolled back which version when.';
+comment on table public.agent_deployments is 'Each publishing or rolling back of a version: by whom and when.';
 create index agent_deployments_agent_idx on public.agent_deployments (org_id, agent_id, id desc);
 create index agent_deployments_version_idx on public.agent_deployments (org_id, version_id);
 
@@ -2835,7 +2836,7 @@ create table public.agent_memory (
   constraint agent_memory_once unique (agent_id, subject_type, subject_id, key),
   constraint agent_memory_key_length check (length(key) between 1 and 100)
 );
-comment on table public.agent_memory is 'What an agent remembers of a contact or a site.';
+comment on table public.agent_memory is 'The facts that an agent remembers of a contact or a site.';
 create index agent_memory_agent_idx on public.agent_memory (org_id, agent_id);
 
 create trigger agent_memory_touch before update on public.agent_memory
@@ -2867,7 +2868,7 @@ declare
   made integer;
   owner public.agents := private.agent_named(create_version_for_caller.agent, create_version_for_caller.org_id, 'agents.publish');
 begin
-  -- One number at a time.
+  -- Two drafts never get one number.
   perform from public.agents where agents.id = owner.id for update;
   if jsonb_typeof(create_version_for_caller.config) is distinct from 'object' or length(create_version_for_caller.config::text) > 200000 then
     perform private.fail(422, 'bad_config', 'A version is an object of at most 200,000 characters.');
@@ -2883,7 +2884,7 @@ $$;
 comment on function private.create_version_for_caller is 'Draft a version of an agent; it decides nothing until it is published. Answers its number.';
 grant execute on function private.create_version_for_caller to authenticated;
 
--- security definer: a name may be that of several organizations' agents; only those are looked at where the caller may.
+-- security definer: agents of several organizations may have this name; only those of the caller's are looked at.
 create function private.agent_named(agent text, org_id uuid, permission text)
 returns public.agents
 language plpgsql stable security definer set search_path = ''
@@ -2911,7 +2912,7 @@ begin
   return meant[1];
 end;
 $$;
-comment on function private.agent_named is 'The agent that the caller means and may deal with so.';
+comment on function private.agent_named is 'The agent of this name for which the caller has the permission.';
 grant execute on function private.agent_named to authenticated, service_role;
 
 -- agents/publish_version.sql
@@ -2980,12 +2981,12 @@ $$;
 comment on function private.wants is 'Whether one of the patterns names this event type.';
 
 -- work/webhook_urls.sql
--- Which URLs a webhook can have.
+-- The URLs that a webhook can have.
 --
 -- A URL that could never be reached is refused when a webhook is made or changed. The addresses behind a name are known
--- only when something is sent: there the sender looks at each one, by the same ranges.
+-- only when an event is sent: then the sender looks at each address, by the same ranges.
 
--- Where the hub runs on one machine, partners may be on it too. Everywhere else a URL has TLS.
+-- When the hub runs on one machine, partners may be on it too. Everywhere else a URL has TLS.
 create function private.is_webhook_url(url text)
 returns boolean
 language sql immutable set search_path = ''
@@ -3020,7 +3021,7 @@ begin
         192.88.99.0/24,192.168.0.0/16,198.18.0.0/15,198.51.100.0/24,203.0.113.0/24,224.0.0.0/3}'::inet[]) then
       return format('The address %s is not public.', host);
     end if;
-  -- The endings are those reserved for use inside a network, or for none. Documents use example, and so do tests.
+  -- These endings are reserved for use inside a network, or for none. example is left: documents and tests use it.
   elsif length(host) > 253 or host !~ '^[^.]{1,63}(\.[^.]{1,63})+$'
     or host ~ '(^|\.)(localhost|local|internal|home\.arpa|invalid|test|onion|alt)$' then
     return format('A webhook cannot go to %s: the internet has no such name.', host);
@@ -3031,7 +3032,7 @@ $$;
 comment on function private.webhook_url_problem is 'Why a webhook with this URL could never be reached, as a sentence; null when it might be.';
 
 -- work/subscriptions.sql
--- Subscriptions: events of some types are brought to a function or a URL.
+-- Subscriptions: each has events of some types delivered to a function or a URL.
 
 create type public.target_kind as enum ('function', 'webhook');
 
@@ -3058,15 +3059,15 @@ create table public.subscriptions (
   constraint subscriptions_max_attempts_range check (max_attempts between 1 and 50),
   constraint subscriptions_retry_base_range check (retry_base between interval '0' and interval '1 hour')
 );
-comment on table public.subscriptions is 'Events of these types are brought to this function or URL.';
+comment on table public.subscriptions is 'Events of these types are delivered to this function or URL.';
 comment on column public.subscriptions.event_types is 'Names, or patterns such as form.*';
 comment on column public.subscriptions.ordered is 'One delivery at a time and in order for each contact.';
 create index subscriptions_agent_idx on public.subscriptions (org_id, agent_id);
 create index subscriptions_target_idx on public.subscriptions (target);
--- A function is claimed by its name, a webhook by this.
+-- Deliveries to a function are claimed by its name, those to a webhook by this expression.
 create index subscriptions_webhook_idx on public.subscriptions (('webhook-sender/' || id)) where target_kind = 'webhook';
 
--- security definer: whoever may change a subscription need not be able to read the catalogue.
+-- security definer: changing a subscription needs no right to read the catalogue.
 create function private.name_subscribed_types()
 returns trigger
 language plpgsql security definer set search_path = ''
@@ -3078,7 +3079,7 @@ end;
 $$;
 comment on function private.name_subscribed_types is 'Trigger: subscriptions hold names, not aliases.';
 
--- security definer: whoever makes a webhook does not read the vault, which knows whether the hub runs on one machine.
+-- security definer: only the vault knows whether the hub runs on one machine, and admins may not read it.
 create function private.refuse_unreachable_webhook()
 returns trigger
 language plpgsql security definer set search_path = ''
@@ -3115,7 +3116,7 @@ create policy "admins change subscriptions" on public.subscriptions for update t
   with check (org_id in (select private.my_orgs('subscriptions.write')));
 
 -- work/replays.sql
--- Replays: who put what back in line, or had a version decide about the past.
+-- Replays: requests that put deliveries in line again, or let a version decide about the past.
 --
 -- A replay is a row and its deliveries point to it, so its progress is a count and a kill changes nothing.
 
@@ -3135,7 +3136,7 @@ create table public.replays (
   constraint replays_of_org unique (org_id, id),
   constraint replays_version foreign key (org_id, version_id) references public.agent_versions (org_id, id) on delete cascade
 );
-comment on table public.replays is 'Who put what back in line, or had a version decide about the past.';
+comment on table public.replays is 'Requests that put deliveries in line again (live), or let a version decide about the past (rehearsal).';
 create index replays_list_idx on public.replays (org_id, id desc);
 create index replays_version_idx on public.replays (org_id, version_id);
 
@@ -3176,11 +3177,11 @@ create table public.deliveries (
   constraint deliveries_version foreign key (org_id, version_id) references public.agent_versions (org_id, id) on delete cascade,
   constraint deliveries_leased check ((status = 'running') = (lease_token is not null))
 );
-comment on table public.deliveries is 'The duty to bring one event to one subscriber.';
+comment on table public.deliveries is 'Each is the duty to bring one event to one subscriber.';
 comment on column public.deliveries.event_id is 'No foreign key: only the trigger on events makes deliveries, and partitions of events are archived one by one.';
 comment on column public.deliveries.effects_applied_at is 'Effects happen once, however often the delivery is replayed.';
-comment on column public.deliveries.replay_id is 'The last replay that put it in line.';
-comment on column public.deliveries.version_id is 'The version that shall decide; without one, the published.';
+comment on column public.deliveries.replay_id is 'The last replay that put the delivery in line again.';
+comment on column public.deliveries.version_id is 'The version that decides; without one, the published version.';
 create unique index deliveries_once on public.deliveries (event_id, subscription_id) where mode = 'live';
 create index deliveries_subscription_idx on public.deliveries (org_id, subscription_id, id desc);
 create index deliveries_due_idx on public.deliveries (subscription_id, run_at) where is_waiting and mode = 'live';
@@ -3227,12 +3228,12 @@ create view private.willing_subscriptions as
 comment on view private.willing_subscriptions is 'Subscriptions whose deliveries may be handled now, by the target that claims them: nothing about them is paused or closed.';
 
 -- work/replay_filter.sql
--- The filter of a replay, read once: which events are meant, within one organization.
+-- The filter of a replay, read once: the events that it means, within one organization.
 
 create type private.replay_filter as (
   event_ids uuid[], types text[], statuses public.delivery_status[], since uuid, until uuid, site_ids uuid[], contact_ids uuid[],
   replayed_before timestamptz, most integer);
-comment on type private.replay_filter is 'Which events are meant, within one organization; null where anything is.';
+comment on type private.replay_filter is 'The events that are meant, within one organization; a null field means any.';
 
 create function private.read_replay_filter(org_id uuid, filter jsonb)
 returns private.replay_filter
@@ -3247,7 +3248,7 @@ begin
   if unknown is not null then
     perform private.fail(422, 'unknown_filter', 'There is no filter ' || unknown || '.');
   end if;
-  -- What waits or runs is never replayed.
+  -- A delivery that waits or runs is never replayed.
   meant.statuses := array(
     select jsonb_array_elements_text(coalesce(filter -> 'statuses', '["failed", "dead"]')) except values ('pending'), ('running'));
   meant.since := private.uuid_v7_floor((filter ->> 'since')::timestamptz);
@@ -3275,7 +3276,7 @@ exception when data_exception then
   perform private.fail(422, 'unreadable_filter', 'The filter cannot be read: ' || sqlerrm || '.');
 end;
 $$;
-comment on function private.read_replay_filter is 'The filter of a request: only failed deliveries unless it names statuses, a person with those merged into them. A filter that would silently not filter is refused.';
+comment on function private.read_replay_filter is 'The filter of a request: only failed deliveries unless it names statuses, a contact with those merged into it. A filter that would silently not filter is refused.';
 grant execute on function private.read_replay_filter to authenticated, service_role;
 
 create function private.read_event_filter(org_id uuid, filter jsonb)
@@ -3284,12 +3285,12 @@ language plpgsql stable set search_path = ''
 as $$
 begin
   if filter ?| '{statuses,replayed_before}' then
-    perform private.fail(422, 'unknown_filter', 'A rehearsal takes events as they came, whatever became of their deliveries.');
+    perform private.fail(422, 'unknown_filter', 'A rehearsal takes events whatever the status of their deliveries; statuses is no filter of it.');
   end if;
   return private.read_replay_filter(org_id, filter);
 end;
 $$;
-comment on function private.read_event_filter is 'The filter of a rehearsal, or of what compares two.';
+comment on function private.read_event_filter is 'The filter of a rehearsal, or of a comparison of two versions.';
 grant execute on function private.read_event_filter to authenticated, service_role;
 
 -- work/change_webhooks.sql
@@ -3304,7 +3305,7 @@ $$;
 comment on function public.create_webhook_subscription is 'Have events of these types posted to a URL. The answer has the signing secret, which is shown only now.';
 grant execute on function public.create_webhook_subscription to authenticated, service_role;
 
--- security definer: who may is asked here, by the caller's own permission.
+-- security definer: the function itself asks for the caller's permission.
 create function private.create_webhook_subscription_for_caller(name text, url text, event_types text[], org_id uuid)
 returns jsonb
 language plpgsql security definer set search_path = ''
@@ -3349,7 +3350,7 @@ $$;
 comment on function public.rotate_webhook_secret is 'A new signing secret for a webhook; until the old one ends, both sign.';
 grant execute on function public.rotate_webhook_secret to authenticated, service_role;
 
--- security definer: who may is asked here, by the caller's own permission.
+-- security definer: the function itself asks for the caller's permission.
 create function private.rotate_webhook_secret_for_caller(subscription_id uuid, old_valid_for interval)
 returns jsonb
 language plpgsql security definer set search_path = ''
@@ -3373,10 +3374,10 @@ language sql set search_path = ''
 as $$
   select private.delete_webhook_subscription_for_caller(subscription_id);
 $$;
-comment on function public.delete_webhook_subscription is 'Send nothing more to a webhook, and forget what was sent. To stop for a while, set paused.';
+comment on function public.delete_webhook_subscription is 'Send nothing more to a webhook, and forget its deliveries. To stop for a while, set paused.';
 grant execute on function public.delete_webhook_subscription to authenticated, service_role;
 
--- security definer: who may is asked here, by the caller's own permission.
+-- security definer: the function itself asks for the caller's permission.
 create function private.delete_webhook_subscription_for_caller(subscription_id uuid)
 returns void
 language plpgsql security definer set search_path = ''
@@ -3390,7 +3391,7 @@ $$;
 comment on function private.delete_webhook_subscription_for_caller is 'Remove a webhook of the caller''s with its deliveries; the events stay.';
 grant execute on function private.delete_webhook_subscription_for_caller to authenticated, service_role;
 
--- security definer: who may is asked here, by the caller's own permission.
+-- security definer: the function itself asks for the caller's permission.
 create function private.own_webhook(subscription_id uuid)
 returns public.subscriptions
 language plpgsql security definer set search_path = ''
@@ -3410,10 +3411,10 @@ $$;
 comment on function private.own_webhook is 'A webhook that the caller may change, or 404.';
 
 -- work/claim_deliveries.sql
--- Claiming: a function takes a batch of due deliveries under leases, with all that is needed to handle them.
+-- Claiming: a function takes a batch of due deliveries under leases, with all that it needs to handle them.
 
--- Every step of it goes by an index and takes few rows, which the planner cannot know of a batch whose size is an
--- argument: it planned anew for each call, at several times the price of the call, or read whole tables into hashes.
+-- Every step goes by an index and takes few rows. The planner cannot know that of a batch whose size is an argument: it
+-- planned anew for each call, at several times the price of the call, or read whole tables into hashes.
 -- security definer: hub_service may touch no table itself.
 create function hub.claim_deliveries(target text, batch_size integer default 10, lease_seconds integer default 20)
 returns jsonb
@@ -3442,7 +3443,7 @@ begin
     select willing_subscriptions.id
     from private.willing_subscriptions
     where willing_subscriptions.target = lease_deliveries.target
-    -- No tenant's backlog goes always first.
+    -- At random, so that no tenant's backlog always goes first.
     order by random()
   ),
   live as (
@@ -3494,7 +3495,7 @@ begin
   return leased;
 end;
 $$;
-comment on function private.lease_deliveries is 'Lease the deliveries of a target that are due, live ones before rehearsals; answers which.';
+comment on function private.lease_deliveries is 'Lease the deliveries of a target that are due, live ones before rehearsals; answers their ids.';
 
 create function private.deliveries_in_full(ids uuid[])
 returns jsonb
@@ -3525,11 +3526,11 @@ begin
     left join public.sites on sites.id = events.site_id
     left join public.contacts as given on given.id = events.contact_id
     left join public.contacts on contacts.id = coalesce(given.merged_into, given.id)
-    -- As private.contact_family, which costs more than all the rest of a row here.
+    -- Like private.contact_family, which costs more than all the rest of a row here.
     cross join lateral (
       select contacts.id || array(
         select merged.id from public.contacts as merged where merged.org_id = contacts.org_id and merged.merged_into = contacts.id) as ids
-      -- Made once, not wherever it is used.
+      -- offset 0: worked out once, not at each use.
       offset 0
     ) as family
     left join public.agents on agents.id = subscriptions.agent_id
@@ -3541,12 +3542,12 @@ begin
       cross join lateral (
         select from public.events as before
         where before.org_id = events.org_id and before.contact_id = home.id and before.id < events.id
-          -- By the index of the contact: that of the type would be read from its beginning.
+          -- `is true` forces the index of the contact: that of the type would be read from its beginning.
           and (before.type = events.type) is true
         limit 50
       ) as seen
     ) as history
-    -- What was remembered before this happened: a replay and a rehearsal see what the first handling saw, or less.
+    -- Only memories from before the event: a replay and a rehearsal see those that the first handling saw, or fewer.
     left join lateral (
       select jsonb_object_agg(agent_memory.key, agent_memory.value order by agent_memory.source_event_id nulls first) as facts
       from public.agent_memory
@@ -3562,7 +3563,7 @@ $$;
 comment on function private.deliveries_in_full is 'Deliveries with their event, contact, agent, version and memory, as functions get them.';
 
 -- work/compare_versions.sql
--- Which decisions of the latest rehearsals differ between two versions of an agent, and why.
+-- Comparing versions: decisions of the latest rehearsals that differ between two versions of an agent, and why.
 
 create function public.compare_versions(agent text, a integer, b integer, filter jsonb default '{}', org_id uuid default null)
 returns jsonb
@@ -3606,7 +3607,7 @@ begin
         from (select * from changed limit coalesce(meant.most, 100)) as shown)));
 end;
 $$;
-comment on function public.compare_versions is 'Which decisions of the latest rehearsals differ between two versions of an agent, and why.';
+comment on function public.compare_versions is 'The decisions of the latest rehearsals that differ between two versions of an agent, and why.';
 grant execute on function public.compare_versions to authenticated, service_role;
 
 create function private.rehearsed(agent_id uuid, version integer)
@@ -3625,7 +3626,7 @@ as $$
     and deliveries.mode = 'rehearsal' and deliveries.status = 'done'
   order by deliveries.event_id, deliveries.id desc;
 $$;
-comment on function private.rehearsed is 'What a version decided in its latest rehearsal about each event.';
+comment on function private.rehearsed is 'The decisions of a version in its latest rehearsal, by event.';
 grant execute on function private.rehearsed to authenticated, service_role;
 
 -- work/delivery_attempts.sql
@@ -3644,7 +3645,7 @@ create table public.delivery_attempts (
 );
 comment on table public.delivery_attempts is 'Each try of a delivery and how it ended.';
 create index delivery_attempts_delivery_idx on public.delivery_attempts (delivery_id);
--- Failures only, so a delivery that is done costs nothing here, and it is small from the start.
+-- Failures only, so that a delivery that is done costs nothing here and the index stays small.
 create index delivery_attempts_failed_idx on public.delivery_attempts (org_id, id) where outcome in ('retry', 'dead', 'lapsed');
 
 alter table public.delivery_attempts enable row level security, force row level security;
@@ -3655,7 +3656,7 @@ create policy "members read delivery attempts" on public.delivery_attempts for s
 -- work/dispatch_events.sql
 -- Dispatch: one delivery per matching subscription, one kick per target and statement.
 
--- security definer: whoever may write an event need not be able to write deliveries.
+-- security definer: writing an event needs no right to write deliveries.
 create function private.dispatch_events()
 returns trigger
 language plpgsql security definer set search_path = ''
@@ -3688,8 +3689,8 @@ create trigger events_dispatch after insert on public.events
   referencing new table as fresh
   for each statement execute function private.dispatch_events();
 
--- An agent never acts on what came of its own action. A partner only reads, so it may well want what came of an event
--- that it was sent; but not, in circles, that it cannot be reached.
+-- An agent never gets an event that its own action caused. A partner only reads, so it may get an event whose cause it
+-- was sent; but never, in circles, the news that it cannot be reached.
 create function private.is_echo(event_id uuid, cause_id uuid, subscription_id uuid)
 returns boolean
 language plpgsql stable set search_path = ''
@@ -3715,7 +3716,7 @@ begin
        or (chain.type in ('alert.opened', 'alert.closed') and chain.data #>> '{details,subscription}' = subscriber.name));
 end;
 $$;
-comment on function private.is_echo is 'Whether an event is of a subscriber''s own making, so that to send it there would not end.';
+comment on function private.is_echo is 'Whether a subscriber itself caused an event, so that delivering it there would never end.';
 
 create function private.has_acted_on_cause(cause_id uuid, subscription_id uuid)
 returns boolean
@@ -3751,7 +3752,7 @@ create view private.due_work as
     order by deliveries.run_at
     limit 1
   ) as oldest;
-comment on view private.due_work is 'Willing subscriptions with a live delivery that is due, and since when the oldest is.';
+comment on view private.due_work is 'Willing subscriptions with a live delivery that is due, and the time since which the oldest is.';
 
 -- work/extend_leases.sql
 -- Keeping leases that are still held.
@@ -3818,7 +3819,7 @@ create table private.kicks (
   last_error text,
   failed_at  timestamptz
 ) with (fillfactor = 50);
-comment on table private.kicks is 'When each target was last kicked. Where one failed the event stands, the sweep delivers, and this says why it took longer.';
+comment on table private.kicks is 'When each target was last kicked, and why a kick failed. The event stands all the same: the sweep delivers it later.';
 
 create function private.kick(target text)
 returns boolean
@@ -3827,11 +3828,11 @@ as $$
 declare
   moment constant timestamptz := clock_timestamp();
 begin
-  -- A time in the future is one of a clock that was set back.
+  -- A time in the future was written by a clock that was set back.
   if exists (
     select from private.kicks
     where kicks.target = kick.target and kicks.kicked_at between moment - interval '100 milliseconds' and moment)
-  -- Of those that come at the same instant one is enough, and nobody waits for its commit.
+  -- One of the kicks at the same instant is enough, and nobody waits for its commit.
     or not pg_try_advisory_xact_lock(hashtext(kick.target), (extract(epoch from moment) * 10 % 1000000000)::integer)
   then
     return false;
@@ -3864,7 +3865,7 @@ end;
 $$;
 comment on function private.kick_target is 'The path at which a subscription''s function is kicked.';
 
--- security definer: whoever may change a subscription need not be able to write kicks.
+-- security definer: changing a subscription needs no right to write kicks.
 create function private.follow_target()
 returns trigger
 language plpgsql security definer set search_path = ''
@@ -3885,7 +3886,7 @@ create trigger subscriptions_no_kicks after delete on public.subscriptions
   for each row when (old.target_kind = 'webhook') execute function private.follow_target();
 
 -- work/mark_dead.sql
--- Dead deliveries: one that used up its attempts stays, with its error; an alert and an event say so.
+-- Dead deliveries: a delivery that used up its attempts stays, with its error; an alert and an event say so.
 
 create function private.mark_dead(delivery_id uuid, error text)
 returns void
@@ -3923,19 +3924,19 @@ begin
         dead.org_id, dead.agent_id, dead.agent, dead.version_id, mark_dead.delivery_id, dead.event_id, dead.contact_id,
         dead.lead_id, 'dead', array[mark_dead.error], 'failed', dead.trace_id);
     exception when others then
-      -- What cannot be written may be why it is dead: it is marked all the same.
+      -- The failed run may be unwritable for the reason that the delivery is dead: it is marked all the same.
       raise warning 'the failed run of delivery % could not be written: %', mark_dead.delivery_id, sqlstate;
     end;
   end if;
 
-  -- When a subscriber is down, all its deliveries are dead for one reason: that is told once.
+  -- When a subscriber is down, all its deliveries are dead for one reason, which is told once.
   perform private.open_alert(
     dead.org_id, 'delivery_dead', mark_dead.delivery_id::text, 'critical',
     format('The delivery of a %s event to %s is dead: %s', dead.type, dead.name, mark_dead.error),
     jsonb_build_object('event_id', dead.event_id, 'subscription', dead.name, 'trace_id', dead.trace_id),
     topic => dead.name, event_id => dead.event_id, site_id => dead.site_id);
 
-  -- Else a subscriber that fails on every event would make dead deliveries without end.
+  -- A subscriber that fails on every event would otherwise make dead deliveries without end.
   if dead.type <> 'delivery.dead' then
     perform private.write_event(
       dead.org_id, 'delivery.dead',
@@ -3948,7 +3949,7 @@ $$;
 comment on function private.mark_dead is 'Make a delivery dead: it stays with its error; an alert and an event say so.';
 
 -- work/overdue_targets.sql
--- Overdue targets: what waits although the database should have kicked its function.
+-- Overdue targets: functions with work waiting that the database should have kicked.
 --
 -- Both the trigger on events and the sweep kick through pg_net. When pg_net sends nothing, or pg_cron runs nothing, a
 -- clock outside of the database asks here, and kicks the targets itself.
@@ -3959,7 +3960,7 @@ returns jsonb
 language plpgsql security definer set search_path = ''
 as $$
 begin
-  -- For leases that ran out, should its own job not run.
+  -- The sweep takes back leases that ran out; its own job may stand still.
   perform private.sweep_deliveries();
   return (
     select coalesce(jsonb_agg(overdue.target), '[]')
@@ -3975,7 +3976,7 @@ comment on function hub.overdue_targets is 'Take back leases that ran out; answe
 grant execute on function hub.overdue_targets to hub_service;
 
 -- work/prune_history.sql
--- Removing what nobody asks for any more; open work is never touched.
+-- Removing old history; open work is never touched.
 
 create function private.prune_history()
 returns void
@@ -3992,12 +3993,12 @@ begin
   delete from net._http_response where _http_response.created < now() - interval '6 hours';
 end;
 $$;
-comment on function private.prune_history is 'Remove what nobody asks for any more; open work is never touched.';
+comment on function private.prune_history is 'Remove old history; open work is never touched.';
 
 -- work/rehearse_events.sql
 -- Rehearsing: a version of an agent decides about past events, without effects.
 --
--- A rehearsal's delivery is claimed like any other, after all live ones; what it would have changed stays in its result.
+-- A rehearsal's delivery is claimed like any other, after all live ones. Its would-be effects stay in its result.
 
 create function private.rehearse_events(org_id uuid, filter jsonb, subscription text, version integer, dry_run boolean)
 returns jsonb
@@ -4067,20 +4068,20 @@ $$;
 comment on function private.prune_rehearsals is 'Remove rehearsals that nobody compares any more.';
 
 -- work/replay_events.sql
--- Replaying: deliver again what failed, or let a version decide about the past. Effects that happened do not happen again.
+-- Replaying: failed deliveries are put in line again. Effects that happened do not happen again.
 
 create function public.replay_events(
   filter jsonb default '{}', subscription text default null, mode text default 'live', version integer default null, dry_run boolean default true)
 returns jsonb
 language sql set search_path = ''
 as $$
-  -- Null is what nobody said: it never means to do it.
+  -- A null dry_run is an argument left out: it never means to replay.
   select private.replay_events_for_caller(coalesce(filter, '{}'), subscription, coalesce(mode, 'live'), version, coalesce(dry_run, true));
 $$;
-comment on function public.replay_events is 'Deliver again what failed, or (mode rehearsal) let a version decide about past events without effects. Filter: event_ids, types, statuses, since, until, site, contact_id, replayed_before, limit. At most 5000 at once: while more is true, ask again, with the first answer''s began as replayed_before. A dry run unless told otherwise.';
+comment on function public.replay_events is 'Put failed deliveries in line again, or (mode rehearsal) let a version decide about past events without effects. Filter: event_ids, types, statuses, since, until, site, contact_id, replayed_before, limit. At most 5000 at once: while more is true, ask again, with the first answer''s began as replayed_before. A dry run unless told otherwise.';
 grant execute on function public.replay_events to authenticated, service_role;
 
--- security definer: who may replay is asked here, by the caller's own permission.
+-- security definer: the function itself asks for the caller's permission to replay.
 create function private.replay_events_for_caller(filter jsonb, subscription text, mode text, version integer, dry_run boolean)
 returns jsonb
 language plpgsql security definer set search_path = ''
@@ -4121,7 +4122,7 @@ begin
   if not is_known then
     perform private.fail(422, 'unknown_subscription', 'A rehearsal needs the name of an agent''s subscription.');
   end if;
-  -- Else a name that is mistyped would look like nothing to do.
+  -- Without this a mistyped name would look like nothing to do.
   if subscription is not null and not exists (
     select from public.subscriptions
     where subscriptions.org_id = any (organizations) and subscriptions.name = replay_events_for_caller.subscription)
@@ -4168,7 +4169,7 @@ begin
   insert into public.replays (org_id, mode, filter, subscription, asked_by, matched)
   values (replay_deliveries.org_id, 'live', filter, replay_deliveries.subscription, (select auth.uid()), cardinality(chosen))
   returning id into replay;
-  -- Asked again: meanwhile one of them may have been done, and was not asked for then.
+  -- The status is asked again: one of the deliveries may have been done meanwhile.
   with replayed as (
     update public.deliveries
     set status = 'pending', attempts = 0, run_at = now(), replay_id = replay
@@ -4186,12 +4187,12 @@ begin
   return jsonb_build_object('matched', matched, 'replay_id', replay, 'more', not is_all);
 end;
 $$;
-comment on function private.replay_deliveries is 'Put deliveries back in line. Effects that happened do not happen again.';
+comment on function private.replay_deliveries is 'Put deliveries in line again. Effects that happened do not happen again.';
 
 create function private.chosen_for_replay(org_id uuid, meant private.replay_filter, subscription text, most integer)
 returns setof uuid
 language plpgsql stable set search_path = ''
--- A plan for what is asked: for one event it is another than for all of a month.
+-- A plan for each filter: that for one event differs from that for all of a month.
 set plan_cache_mode = force_custom_plan
 as $$
 begin
@@ -4219,7 +4220,7 @@ $$;
 comment on function private.chosen_for_replay is 'The deliveries that a filter means, the oldest of them first.';
 
 -- work/replay_progress.sql
--- How far a replay is.
+-- The progress of a replay.
 
 create function public.replay_progress(replay_id uuid)
 returns jsonb
@@ -4250,15 +4251,15 @@ begin
     from its);
 end;
 $$;
-comment on function public.replay_progress is 'How far a replay is, and the first hundred that failed.';
+comment on function public.replay_progress is 'The progress of a replay, and the first hundred deliveries that failed.';
 grant execute on function public.replay_progress to authenticated, service_role;
 
 -- work/settle_deliveries.sql
--- Settling: how deliveries ended, with their effects, in one transaction; whoever lost the lease settles nothing.
+-- Settling: deliveries end with their effects, in one transaction; a function that lost the lease settles nothing.
 --
 -- A batch is settled by a few statements for all of it, not by a few for each: one by one cost a third of a millisecond
--- for a delivery without effects and two and a half with them. What cannot be written for all together is settled one
--- by one, so that one of them does not take the others along.
+-- for a delivery without effects and two and a half with them. A batch that cannot be written as a whole is settled one
+-- by one, so that one delivery does not take the others along.
 
 create type private.settling as (
   id uuid, org_id uuid, subscription_id uuid, attempts smallint, max_attempts smallint, retry_base interval, claimed_at timestamptz,
@@ -4266,7 +4267,7 @@ create type private.settling as (
   event_id uuid, occurred_at timestamptz, site_id uuid, contact_id uuid, subject_type text, subject_id uuid, trace_id text,
   agent_id uuid, agent text, version_id uuid
 );
-comment on type private.settling is 'A delivery that is being settled, with what SQL knows of it. Effects are there if they shall happen.';
+comment on type private.settling is 'A delivery that is being settled, with its row. Effects are there if they are to happen.';
 
 -- security definer: hub_service may touch no table itself.
 create function hub.settle_deliveries(settlements jsonb)
@@ -4287,7 +4288,7 @@ begin
       null;
   end;
 
-  -- One of them cannot be written: it is tried again and is dead in the end, and the others go without it.
+  -- The one that cannot be written is retried and is dead in the end; the others are settled without it.
   for settlement in select value from jsonb_array_elements(settlements) order by value ->> 'id' loop
     begin
       results := results || private.settle_together(jsonb_build_array(settlement));
@@ -4295,7 +4296,7 @@ begin
       when serialization_failure or deadlock_detected then
         raise;
       when others then
-        -- Postgres' own words may quote what a customer wrote; its code and the rule's name do not.
+        -- Postgres' own words may quote a customer; its code and the rule's name do not.
         get stacked diagnostics rule = constraint_name;
         results := results || private.settle_together(jsonb_build_array(jsonb_build_object(
           'id', settlement -> 'id', 'lease_token', settlement -> 'lease_token', 'outcome', 'retry',
@@ -4305,7 +4306,7 @@ begin
   return results;
 end;
 $$;
-comment on function hub.settle_deliveries is 'Settle deliveries, each by itself; answers what became of each.';
+comment on function hub.settle_deliveries is 'Settle deliveries, each by itself; answers the new status of each.';
 grant execute on function hub.settle_deliveries to hub_service;
 
 create function private.settle_together(settlements jsonb)
@@ -4328,13 +4329,13 @@ begin
     from jsonb_array_elements(settlements) as said);
 end;
 $$;
-comment on function private.settle_together is 'Write down how deliveries ended, with their effects: those whose lease is still ours.';
+comment on function private.settle_together is 'Write the ends of deliveries whose lease is still held, with their effects.';
 
 -- work/stop_deliveries.sql
--- A closed organization's work stops at once: nothing more is claimed, and what runs cannot be settled.
+-- A closed organization's work stops at once: nothing more is claimed, and a running delivery cannot be settled.
 
--- A closed organization's work stops at once: nothing more is claimed, and what runs cannot be settled.
--- security definer: whoever may close an organization need not be able to write deliveries.
+-- A closed organization's work stops at once: nothing more is claimed, and a running delivery cannot be settled.
+-- security definer: closing an organization needs no right to write deliveries.
 create function private.stop_deliveries()
 returns trigger
 language plpgsql security definer set search_path = ''
@@ -4385,7 +4386,7 @@ begin
         where deliveries.id = expired.id;
       end if;
     exception when others then
-      -- One that cannot be taken back must not keep the others.
+      -- A delivery that cannot be taken back must not keep the others.
       raise warning 'delivery % could not be taken back: %', expired.id, sqlstate;
     end;
   end loop;
@@ -4409,10 +4410,10 @@ as $$
     where deliveries.subscription_id = willing.id and deliveries.is_waiting and deliveries.mode = 'rehearsal'
       and deliveries.run_at <= now() - for_at_least);
 $$;
-comment on function private.due_targets is 'The targets with deliveries that have been due so long.';
+comment on function private.due_targets is 'The targets with deliveries that have been due for this long.';
 
 -- work/webhook_secrets.sql
--- Webhook secrets: what signs the events that are sent to a webhook. The vault keeps them.
+-- Webhook secrets: they sign the events that are sent to a webhook. The vault keeps them.
 --
 -- Two may be valid while one replaces the other: both sign.
 
@@ -4423,7 +4424,7 @@ create table private.webhook_secrets (
   valid_to        timestamptz,
   created_at      timestamptz not null default now()
 );
-comment on table private.webhook_secrets is 'Where in the vault a webhook''s signing secrets are, and until when an old one signs too.';
+comment on table private.webhook_secrets is 'A webhook''s signing secrets, by their ids in the vault, and until when an old one signs too.';
 create index webhook_secrets_subscription_idx on private.webhook_secrets (subscription_id);
 
 -- security definer: only postgres reaches the vault.
@@ -4449,7 +4450,7 @@ declare
   -- 244 random bits in 32 bytes.
   secret text := 'whsec_' || encode(uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid()), 'base64');
 begin
-  -- Two sign at most: the one that was new until now, and this.
+  -- Two sign at most: this secret and the one before it.
   delete from private.webhook_secrets
   where webhook_secrets.subscription_id = add_webhook_secret.subscription_id
     and (webhook_secrets.valid_to is not null or old_valid_for <= '0');
@@ -4463,10 +4464,10 @@ $$;
 comment on function private.add_webhook_secret is 'Make a signing secret; the older one goes on signing beside it for a while.';
 
 -- work/webhooks.sql
--- Webhooks out: an event brought to a partner's URL, signed, like any other delivery.
+-- Webhooks out: an event is posted to a partner's URL, signed, as a delivery like any other.
 --
--- Each has a target of its own, webhook-sender/<id>, which is also the path at which the function webhook-sender is
--- kicked for it: so a partner that stalls or has a backlog holds up no other.
+-- Each webhook has a target of its own, webhook-sender/<id>, the path at which the function webhook-sender is kicked for
+-- it: so a partner that stalls or has a backlog holds up no other.
 
 -- security definer: hub_service may touch no table itself.
 create function hub.webhook(target text)
@@ -4484,7 +4485,7 @@ as $$
   where webhook.target = 'webhook-sender/' || subscriptions.id and subscriptions.target_kind = 'webhook'
     and subscriptions.id = substring(webhook.target from '^webhook-sender/([0-9a-f-]{36})$')::uuid;
 $$;
-comment on function hub.webhook is 'Where a webhook goes and what signs it; null when there is none.';
+comment on function hub.webhook is 'The URL and signing secrets of a webhook; null when there is none.';
 grant execute on function hub.webhook to hub_service;
 
 -- security definer: hub_service may touch no table itself.
@@ -4512,10 +4513,10 @@ begin
   return 'true';
 end;
 $$;
-comment on function hub.stop_webhook is 'Pause the webhook of a delivery that is being sent, and say so.';
+comment on function hub.stop_webhook is 'Pause the webhook of a delivery that is being sent, and open an alert.';
 grant execute on function hub.stop_webhook to hub_service;
 
--- security definer: whoever lets a webhook run again may write no alert.
+-- security definer: letting a webhook run again gives no right to write alerts.
 create function private.webhook_resumed()
 returns trigger
 language plpgsql security definer set search_path = ''
@@ -4525,7 +4526,7 @@ begin
   return null;
 end;
 $$;
-comment on function private.webhook_resumed is 'Trigger: a webhook that is sent to again, or is gone, is no alert.';
+comment on function private.webhook_resumed is 'Trigger: a webhook that runs again or is gone closes its alert.';
 
 create trigger subscriptions_resumed after update of paused on public.subscriptions
   for each row when (old.target_kind = 'webhook' and old.paused and not new.paused) execute function private.webhook_resumed();
@@ -4536,7 +4537,7 @@ create trigger subscriptions_gone after delete on public.subscriptions
 -- work/write_outcomes.sql
 -- The steps of settling: the deliveries whose lease is held are locked, and what became of them is written.
 
--- The lease's token is the fence: who was late, or was killed and came back, changes nothing.
+-- The lease's token is the fence: a function that was late, or was killed and came back, changes nothing.
 -- Locked in the order of their ids, so that two batches never lock crosswise.
 create function private.hold_deliveries(settlements jsonb)
 returns private.settling[]
@@ -4572,7 +4573,7 @@ begin
     ) as locked);
 end;
 $$;
-comment on function private.hold_deliveries is 'Lock the deliveries of settlements whose lease is still held, with what SQL knows of them.';
+comment on function private.hold_deliveries is 'Lock the deliveries of settlements whose lease is still held, and answer their rows.';
 
 create function private.write_outcomes(held private.settling[])
 returns jsonb
@@ -4613,7 +4614,7 @@ begin
   return statuses;
 end;
 $$;
-comment on function private.write_outcomes is 'Write each attempt and what its delivery is now; answers the statuses by delivery.';
+comment on function private.write_outcomes is 'Write each attempt and the new state of its delivery; answers the statuses by delivery.';
 
 create function private.proposed(effects jsonb)
 returns jsonb
@@ -4631,7 +4632,7 @@ begin
     'proposal', effects - 'action');
 end;
 $$;
-comment on function private.proposed is 'Effects of an agent that may not act alone: its action, with the rest for a person to approve.';
+comment on function private.proposed is 'Effects of an agent that may not act alone: its action, with the rest for a user to approve.';
 
 -- Full jitter: a crowd that failed together does not come back together.
 create function private.retry_at(attempts integer, base interval, retry_after_seconds numeric)
@@ -4644,7 +4645,7 @@ as $$
 $$;
 
 -- decisions/agent_actions.sql
--- Actions: one decision of one agent, what it saw, what it chose, how sure, what came of it.
+-- Actions: one decision of one agent, with its input, reasons, confidence and outcome.
 
 create type public.action_outcome as enum ('self_resolved', 'escalated', 'failed');
 
@@ -4683,9 +4684,9 @@ create table public.agent_actions (
   constraint agent_actions_lead foreign key (org_id, lead_id) references public.leads (org_id, id),
   constraint agent_actions_confidence_range check (confidence between 0 and 1)
 );
-comment on table public.agent_actions is 'One decision of one agent: what it saw, what it chose, how sure, what came of it.';
-comment on column public.agent_actions.input is 'What the agent saw beside the event: its memory of the contact, and what it left out.';
-comment on column public.agent_actions.proposal is 'What the decision would change, while it needs a person''s review.';
+comment on table public.agent_actions is 'One decision of one agent, with its input, reasons, confidence and outcome.';
+comment on column public.agent_actions.input is 'The agent''s input beside the event: its memory of the contact, and the parts left out.';
+comment on column public.agent_actions.proposal is 'The effects of the decision, while it needs a user''s review.';
 create index agent_actions_agent_idx on public.agent_actions (org_id, agent_id, id desc);
 create index agent_actions_version_idx on public.agent_actions (org_id, version_id);
 create index agent_actions_event_idx on public.agent_actions (event_id);
@@ -4727,7 +4728,7 @@ create view private.judged_actions with (security_invoker = true) as
     from public.organizations
   ) as period on period.id = actions.org_id
   left join public.leads on leads.id = actions.lead_id;
-comment on view private.judged_actions is 'Each action with what came of it: did the person come back, was the judgement right.';
+comment on view private.judged_actions is 'Each action with its end: did the contact come back, was the judgement right.';
 grant select on private.judged_actions to authenticated, service_role;
 
 create view public.agent_scorecards with (security_invoker = true) as
@@ -4744,9 +4745,9 @@ create view public.agent_scorecards with (security_invoker = true) as
   from private.judged_actions
   where id >= private.uuid_v7_floor(now() - interval '90 days')
   group by org_id, agent_id, agent, (created_at at time zone 'UTC')::date;
-comment on view public.agent_scorecards is 'Per agent and day of the last 90: runs and how they ended. Self-resolved only if the person did not come back within came_back_days.';
+comment on view public.agent_scorecards is 'Per agent and day of the last 90: runs and how they ended. Self-resolved only if the contact did not come back within came_back_days.';
 grant select on public.agent_scorecards to authenticated, service_role;
--- Else a write is a 500: Postgres says what a view cannot do before it asks who may.
+-- Without this trigger a write is a 500: Postgres says that a view cannot be written before it asks for the right.
 create trigger agent_scorecards_read_only instead of insert or update or delete on public.agent_scorecards
   for each row execute function private.refuse_change();
 
@@ -4772,7 +4773,7 @@ begin
       'mean_confidence', round(avg(confidence), 3),
       'judged', count(was_right),
       'accuracy', round(avg(was_right::integer), 3),
-      -- Above zero it is surer than it is right.
+      -- Above zero the agent is surer than it is right.
       'overconfidence', round(avg(confidence) filter (where was_right is not null) - avg(was_right::integer), 3),
       'calibration', coalesce((
         select jsonb_agg(jsonb_build_object('confidence', bin.mean, 'accuracy', bin.accuracy, 'count', bin.count) order by bin.mean)
@@ -4792,7 +4793,7 @@ comment on function public.agent_scorecard is 'How an agent did in a time: runs,
 grant execute on function public.agent_scorecard to authenticated, service_role;
 
 -- decisions/apply_effects.sql
--- What handled deliveries change: actions, leads' scores, memories, new events.
+-- The effects of handled deliveries: actions, leads' scores, memories, new events.
 
 create function private.apply_effects(settled private.settling[])
 returns void
@@ -4865,10 +4866,10 @@ begin
   where it.effects ? 'events';
 end;
 $$;
-comment on function private.apply_effects(private.settling[]) is 'What handled deliveries change: actions, leads'' scores, memories, new events.';
+comment on function private.apply_effects(private.settling[]) is 'Write the effects of handled deliveries: actions, leads'' scores, memories, new events.';
 
 -- decisions/begin_model_run.sql
--- Reserving what a question to a model may take, before it is asked.
+-- Reserving the tokens and cost of a question to a model, before it is asked.
 
 -- security definer: hub_service may touch no table itself.
 create function hub.begin_model_run(
@@ -4910,7 +4911,7 @@ begin
   end if;
   token_limit := private.day_limit(org.settings, 'day_tokens', begin_model_run.day_tokens);
   cent_limit := private.day_limit(org.settings, 'day_cents', begin_model_run.day_cents);
-  -- A rehearsal leaves the other half of the day to who asks today.
+  -- A rehearsal leaves the other half of the day's limit to live deliveries.
   if org.mode = 'rehearsal' then
     token_limit := token_limit / 2;
     cent_limit := cent_limit / 2;
@@ -4941,7 +4942,7 @@ begin
   return jsonb_build_object('state', 'begun');
 end;
 $$;
-comment on function hub.begin_model_run is 'Reserve what a question to a model may take: begun, answered already, or refused with the reason.';
+comment on function hub.begin_model_run is 'Reserve the tokens and cost of a question to a model: begun, answered already, or refused with the reason.';
 grant execute on function hub.begin_model_run to hub_service;
 
 create function private.is_lease_held(delivery_id uuid, lease_token uuid)
@@ -4956,7 +4957,7 @@ as $$
 $$;
 comment on function private.is_lease_held is 'Whether a delivery is still handled under this lease.';
 
--- A limit that is not a number is one that nobody can keep: nothing may be spent.
+-- A limit that is not a number cannot be kept: nothing may be spent.
 create function private.day_limit(settings jsonb, name text, versions numeric)
 returns numeric
 language sql immutable set search_path = ''
@@ -4970,11 +4971,11 @@ $$;
 comment on function private.day_limit is 'The tighter of the organization''s limit and the version''s; null is none.';
 
 -- decisions/decision_credits.sql
--- Decision credits: what a model's decision costs an organization that was granted credits.
+-- Decision credits: a model's decision costs one, in an organization that was granted credits.
 --
--- It pays one for each decision by a model, in the transaction that writes it, and without any the rules decide; those
--- that ask at the same moment may overdraw by as many. An organization that never was granted any is not limited:
--- tokens and cost stand with its actions.
+-- The credit is taken in the transaction that writes the decision. Without credits the rules decide; decisions at the
+-- same moment may overdraw by as many. An organization that never was granted any is not limited: tokens and cost stand
+-- with its actions.
 
 create table public.credit_accounts (
   org_id     uuid primary key references public.organizations (id),
@@ -5007,7 +5008,7 @@ comment on table public.decision_credits is 'Each grant, and each decision that 
 create unique index decision_credits_once on public.decision_credits (action_id) where action_id is not null;
 create index decision_credits_list_idx on public.decision_credits (org_id, id desc);
 
--- security definer: whoever writes an action or a grant need not be able to write the account.
+-- security definer: writing an action or a grant needs no right to write the account.
 create function private.count_credits()
 returns trigger
 language plpgsql security definer set search_path = ''
@@ -5019,7 +5020,7 @@ begin
   return null;
 end;
 $$;
-comment on function private.count_credits is 'Trigger: the balance is the sum of what was granted and taken.';
+comment on function private.count_credits is 'Trigger: the balance is the sum of credits granted and taken.';
 
 create trigger decision_credits_append_only before update or delete on public.decision_credits
   for each row execute function private.refuse_change();
@@ -5032,7 +5033,7 @@ grant insert on public.decision_credits to service_role;
 create policy "members read credits" on public.decision_credits for select to authenticated
   using (org_id in (select private.my_orgs('actions.read')));
 
--- security definer: whoever writes an action need not be able to write credits.
+-- security definer: writing an action needs no right to write credits.
 create function private.take_credits()
 returns trigger
 language plpgsql security definer set search_path = ''
@@ -5061,7 +5062,7 @@ as $$
 $$;
 comment on function private.may_ask_model is 'Whether an organization has a credit left, or never had any to count.';
 
--- Whoever runs the hub grants, with the secret key: an organization that granted itself would have no limit.
+-- Only the secret key grants: an organization that granted itself would have no limit.
 create function public.grant_credits(org_id uuid, amount integer, reason text)
 returns bigint
 language plpgsql set search_path = ''
@@ -5079,7 +5080,7 @@ comment on function public.grant_credits is 'Grant an organization decisions by 
 grant execute on function public.grant_credits to service_role;
 
 -- decisions/end_model_run.sql
--- Putting what a question took in the place of what was reserved.
+-- Putting the tokens and cost that a question took in the place of those reserved.
 
 -- security definer: hub_service may touch no table itself.
 create function hub.end_model_run(delivery_id uuid, lease_token uuid, tokens bigint, cost_cents numeric, answer jsonb)
@@ -5108,15 +5109,15 @@ begin
   where model_runs.delivery_id = end_model_run.delivery_id;
 end;
 $$;
-comment on function hub.end_model_run is 'Put what a question took in the place of what was reserved, and keep the answer until the delivery is settled.';
+comment on function hub.end_model_run is 'Put the tokens and cost that a question took in the place of those reserved, and keep the answer until the delivery is settled.';
 grant execute on function hub.end_model_run to hub_service;
 
 -- decisions/model_runs.sql
--- Model runs: what a delivery asked a model, what it took and what was answered, until the delivery is history.
+-- Model runs: a delivery's question to a model, its tokens and cost, and the answer, until the delivery is history.
 --
--- What asking costs is reserved before it is asked, within the day's limits of the organization. A delivery that is
--- handled again, because its function was killed after the answer, finds that answer here and does not pay twice. What
--- was reserved and never ended counts as spent. A day is a day in UTC.
+-- The cost of a question is reserved before it is asked, within the day's limits of the organization. A delivery that is
+-- handled again, because its function was killed after the answer, finds that answer here and does not pay twice. A
+-- reservation that never ended counts as spent. A day is a day in UTC.
 
 create table private.model_spending (
   org_id     uuid not null references public.organizations (id),
@@ -5126,7 +5127,7 @@ create table private.model_spending (
 
   primary key (org_id, day)
 );
-comment on table private.model_spending is 'What an organization''s agents spend on models in a day, what is reserved included.';
+comment on table private.model_spending is 'Tokens and cost that an organization''s agents spend on models in a day, those reserved included.';
 
 create table private.model_runs (
   delivery_id     uuid primary key references public.deliveries (id) on delete cascade,
@@ -5143,7 +5144,7 @@ create table private.model_runs (
 
   constraint model_runs_reserved check (reserved_tokens >= 0 and reserved_cents >= 0)
 );
-comment on table private.model_runs is 'What a delivery asked a model, what it took and what was answered, until the delivery is history.';
+comment on table private.model_runs is 'A delivery''s question to a model, its tokens and cost, and the answer, until the delivery is history.';
 create index model_runs_org_idx on private.model_runs (org_id);
 create index model_runs_updated_idx on private.model_runs (updated_at);
 
@@ -5164,7 +5165,7 @@ $$;
 comment on function private.prune_model_runs is 'Remove runs of deliveries that are settled, and old sums.';
 
 -- decisions/outcomes.sql
--- Outcomes: what later became of a decision, attached by what happens to the lead and by reviews.
+-- Outcomes: the later fate of a decision, attached when its lead is won or lost and by reviews.
 
 create table public.outcomes (
   id         uuid primary key default private.uuid_v7(),
@@ -5177,7 +5178,7 @@ create table public.outcomes (
   constraint outcomes_known check (kind in ('won', 'lost', 'approved', 'rejected')),
   constraint outcomes_once unique (action_id, kind)
 );
-comment on table public.outcomes is 'What later became of a decision: its lead was won or lost, a person approved or rejected it.';
+comment on table public.outcomes is 'The later fate of a decision: its lead was won or lost, a user approved or rejected it.';
 create index outcomes_list_idx on public.outcomes (org_id, id desc);
 
 alter table public.outcomes enable row level security, force row level security;
@@ -5185,7 +5186,7 @@ grant select on public.outcomes to authenticated, service_role;
 create policy "members read outcomes" on public.outcomes for select to authenticated
   using (org_id in (select private.my_orgs('actions.read')));
 
--- security definer: whoever moves a lead may write no outcome.
+-- security definer: moving a lead gives no right to write outcomes.
 create function private.attach_lead_outcome()
 returns trigger
 language plpgsql security definer set search_path = ''
@@ -5205,7 +5206,7 @@ create trigger leads_outcome after update of stage on public.leads
   for each row when (new.stage in ('won', 'lost') and old.stage is distinct from new.stage)
   execute function private.attach_lead_outcome();
 
--- security definer: whoever reviews may write no outcome.
+-- security definer: reviewing gives no right to write outcomes.
 create function private.attach_review_outcome()
 returns trigger
 language plpgsql security definer set search_path = ''
@@ -5224,7 +5225,7 @@ create trigger agent_actions_outcome after update of review on public.agent_acti
   execute function private.attach_review_outcome();
 
 -- decisions/review_action.sql
--- Reviews: a person lets an agent's proposal take effect, or not.
+-- Reviews: a user lets an agent's proposal take effect, or not.
 
 create function public.review_action(action_id uuid, approve boolean)
 returns text
@@ -5235,7 +5236,7 @@ $$;
 comment on function public.review_action is 'Let an agent''s proposal take effect, or not.';
 grant execute on function public.review_action to authenticated;
 
--- security definer: a review applies effects, which no person may write themselves.
+-- security definer: a review applies effects, which no user may write themselves.
 create function private.review_action_for_caller(action_id uuid, approve boolean)
 returns text
 language plpgsql security definer set search_path = ''
@@ -5253,7 +5254,7 @@ begin
   if approve is null then
     perform private.fail(422, 'no_decision', 'Say whether it is approved: true or false.');
   end if;
-  -- The first decision stands, whoever else pressed at the same moment.
+  -- The first of two reviews at the same moment stands.
   if action.review is distinct from 'pending' then
     perform private.fail(409, 'already_reviewed', 'This action does not wait for a review.');
   end if;
@@ -5287,10 +5288,10 @@ comment on function private.review_action_for_caller is 'Let an agent''s proposa
 grant execute on function private.review_action_for_caller to authenticated;
 
 -- intake/record_submission.sql
--- Recording a submission: whether the secret is valid and it is the sender's turn, then once, whatever it is.
+-- Recording a submission: its secret must be valid and its turn come; then it is recorded once.
 --
--- A kind that the catalogue does not know is stored and opens no lead. A browser is believed less: it may send what
--- opens a lead, its keys are its own, and all else it says is quarantined.
+-- A kind that the catalogue does not know is stored and opens no lead. A browser is believed less: it may send kinds
+-- that open a lead, its keys are its own, and any other kind it sends is quarantined.
 
 create type private.submission as (
   kind            text,
@@ -5308,7 +5309,7 @@ create type private.submission as (
   pulled_by       text
 );
 comment on type private.submission is
-  'What a site sent: the form as it came, how it is read in our words, who it is from, and by which keys it is known.';
+  'A site''s submission: the form as it came, its reading in our words, its contact, and its keys.';
 
 -- security definer: hub_service may touch no table itself.
 create function hub.record_submission(secret_id uuid, submission jsonb, address text default null)
@@ -5335,7 +5336,7 @@ begin
   said.from_page := shown.kind = 'page';
   said.pulled_by := null;
 
-  -- The address first: one that sends too much must not use up the turns of others.
+  -- The address comes first: one that sends too much must not use up the turns of others.
   if said.from_page then
     perform private.take_address_turn(site.id, 'page', coalesce(address, 'unknown'), site.max_per_minute_per_address);
     perform private.take_site_turn(site.id, 'page', site.max_per_second_from_pages);
@@ -5346,13 +5347,13 @@ begin
 end;
 $$;
 comment on function hub.record_submission is
-  'Record a submission of whoever showed this secret, if it is their turn; answer its event and contact and whether it was known already.';
+  'Record a submission of the site that proved itself with this secret, if it is its turn; answer its event and contact and whether it was known already.';
 grant execute on function hub.record_submission to hub_service;
 
 -- intake/pull_sources.sql
--- Pull sources: a list of a partner's that is fetched page by page.
+-- Pull sources: lists of partners that are fetched page by page.
 --
--- For a site that cannot push, and to find what a push lost. A source holds its cursor, and hub.record_page writes a
+-- They serve sites that cannot push, and find what a push lost. A source holds its cursor, and hub.record_page writes a
 -- page's items and the cursor after it in one transaction, so a crash neither skips nor doubles.
 
 create type public.pull_paging as enum ('cursor', 'since');
@@ -5400,22 +5401,22 @@ create table public.pull_sources (
   constraint pull_sources_every_range check (every between interval '1 minute' and interval '1 day'),
   constraint pull_sources_leased check ((lease_token is null) = (leased_until is null))
 );
-comment on table public.pull_sources is 'A list of a partner''s that is pulled: where it is, how far it was read, and until when everything is here.';
-comment on column public.pull_sources.kinds is 'Which known event types its items may be; the first is that of items that do not say.';
-comment on column public.pull_sources.mapping is 'Our names and where its items have them, such as {"id": "uuid", "email": "customer.mail"}.';
-comment on column public.pull_sources.id_prefix is 'Put before its ids, where a second list of the same site counts from one again.';
-comment on column public.pull_sources.pushes is 'Its site pushes as well: what only the pull brought counts as a gap.';
+comment on table public.pull_sources is 'Lists of partners that are pulled: the URL, the cursor, and the time until which everything is here.';
+comment on column public.pull_sources.kinds is 'The known event types that its items may be; the first is the type of items that do not say.';
+comment on column public.pull_sources.mapping is 'Our names and the fields in which its items have them, such as {"id": "uuid", "email": "customer.mail"}.';
+comment on column public.pull_sources.id_prefix is 'A prefix of its ids, needed when a second list of the same site counts from one again.';
+comment on column public.pull_sources.pushes is 'Its site pushes as well: an item that only the pull brought counts as a gap.';
 comment on column public.pull_sources.watermark is 'Everything that happened before this is here. It never goes back.';
-comment on column public.pull_sources.gaps_since is 'When its end was first reached while its site pushes: what only the pull brought before is history, not a gap.';
+comment on column public.pull_sources.gaps_since is 'When its end was first reached while its site pushes: an item that only the pull brought before then is history, not a gap.';
 comment on column public.pull_sources.items is 'How many items were new; the events are those with source pull:<name>.';
-comment on column public.pull_sources.gaps is 'How many of them a push should have brought.';
+comment on column public.pull_sources.gaps is 'How many items a push should have brought.';
 comment on column public.pull_sources.failures is 'Failed pulls in a row.';
 create index pull_sources_site_idx on public.pull_sources (org_id, site_id);
 create index pull_sources_due_idx on public.pull_sources (next_at) where enabled;
 
 create trigger pull_sources_touch before update on public.pull_sources
   for each row execute function private.touch_updated_at();
--- Not how far it was read: that is told by the events.
+-- The cursor is not audited: the events tell how far a list was read.
 create trigger pull_sources_audit after insert or delete
   or update of name, url, paging, page_size, kinds, mapping, id_prefix, pushes, every, enabled on public.pull_sources
   for each row execute function private.audit_change('all');
@@ -5479,7 +5480,7 @@ begin
   set lease_token = gen_random_uuid(),
       leased_until = clock_timestamp() + make_interval(secs => least(claim_pull.lease_seconds, 600)),
       last_started_at = clock_timestamp(),
-      -- Should this pull die, the others are not to wait behind it for ever.
+      -- A pull that dies must not keep the others waiting behind it for ever.
       next_at = clock_timestamp() + interval '1 minute'
   where pull_sources.id = source.id
   returning * into source;
@@ -5547,7 +5548,7 @@ as $$
   join public.sites on sites.id = pull_sources.site_id and sites.enabled
   join public.organizations on organizations.id = pull_sources.org_id and organizations.closed_at is null
   where pull_sources.enabled
-    -- The clock ticks once a minute: what is due before the next tick is due now.
+    -- The clock ticks once a minute: a source that is due before the next tick is due now.
     and pull_sources.next_at <= now() + interval '30 seconds'
     and coalesce(pull_sources.leased_until, '-infinity') < now();
 $$;
@@ -5559,15 +5560,15 @@ language sql set search_path = ''
 as $$
   select private.invoke('pull-site') where exists (select from private.due_pulls());
 $$;
-comment on function private.kick_pulls is 'Call pull-site when a source is due; cron calls this.';
+comment on function private.kick_pulls is 'Kick pull-site when a source is due; cron calls this.';
 
 -- intake/claim_receipts.sql
--- Keys: pushed and pulled are one. A submission may have several keys, and each of them leads to its event.
+-- Keys: a submission is one, pushed or pulled. It may have several keys, and each of them leads to its event.
 --
--- A push is known by what is signed or its Idempotency-Key, and by its own submission_id, or by its content; a pulled
--- item by its id, and by its content where a push without any key brought it first. A pull's body is not compared,
--- since a list may tell more of a submission than its form did, and its receipt stays for good, since a cursor may be
--- set back. What a page sent has keys of its own: it is the pulled item only if it says all that the item says.
+-- A push is known by its signed message id or its Idempotency-Key, and by its submission_id, or by its content. A pulled
+-- item is known by its id, and by its content where a push without any key brought it first. A pull's body is not
+-- compared, since a list may tell more of a submission than its form did, and its receipt stays for good, since a cursor
+-- may be set back. A page's form has keys of its own: it is the pulled item only if it says all that the item says.
 
 create function private.claim_submission(site public.sites, said private.submission, type text, event_id uuid, digest bytea)
 returns uuid
@@ -5592,7 +5593,7 @@ begin
     private.claim_receipts(site, keys, coalesce(first, event_id), digest, type, is_pull, said.secret_id), first);
 end;
 $$;
-comment on function private.claim_submission is 'Give a submission''s keys to an event; answers the one that has them already, else null.';
+comment on function private.claim_submission is 'Give a submission''s keys to an event; answers the event that has them already, else null.';
 
 create function private.claim_receipts(
   site public.sites, keys text[], event_id uuid, digest bytea, type text, is_pull boolean, secret_id uuid)
@@ -5621,7 +5622,7 @@ begin
     return null;
   end if;
 
-  -- A second statement, because only a fresh snapshot sees what a concurrent sender has just committed.
+  -- A second statement, because only a fresh snapshot sees the receipt that a concurrent sender has just committed.
   select receipts.event_id, receipts.body_sha256, events.type, given.turn into first
   from unnest(keys) with ordinality as given (key, turn)
   join public.receipts on receipts.source = origin and receipts.key = given.key
@@ -5629,7 +5630,7 @@ begin
   left join public.events on events.id = receipts.event_id
   where receipts.event_id <> claim_receipts.event_id
     and (given.turn = 1
-      -- A second key decides only where the body agrees; a content that one pulled item has taken is not another's.
+      -- A second key decides only when the body agrees; a content that one pulled item has taken is not another's.
       or case when is_pull then receipts.body_sha256 is not null else coalesce(receipts.body_sha256, digest) = digest end)
   order by given.turn
   limit 1;
@@ -5655,7 +5656,7 @@ begin
   return first.event_id;
 end;
 $$;
-comment on function private.claim_receipts is 'Give a submission''s keys to an event; answers the one that has them already, else null.';
+comment on function private.claim_receipts is 'Give a submission''s keys to an event; answers the event that has them already, else null.';
 
 create function private.sent_by_page(site public.sites, id text, type text, form jsonb, digest bytea)
 returns uuid
@@ -5675,7 +5676,7 @@ $$;
 comment on function private.sent_by_page is 'The event of a page that sent a pulled item under its id, with at least what the item says.';
 
 -- intake/name_kind.sql
--- Naming a kind that sites send: from now on, and for what has come already.
+-- Naming a kind that sites send: from now on, and for events that have come already.
 
 create function public.name_kind(kind text, means text)
 returns integer
@@ -5683,10 +5684,10 @@ language sql set search_path = ''
 as $$
   select private.name_kind_for_caller(kind, means);
 $$;
-comment on function public.name_kind is 'Let a kind that sites send mean a known type of event, from now on and for what has come already. Answers how many that are.';
+comment on function public.name_kind is 'Let a kind that sites send mean a known type of event, from now on and for events that have come already. Answers how many those are.';
 grant execute on function public.name_kind to service_role;
 
--- security definer: kinds are the hub's, not an organization's; whoever holds the secret key says what they mean.
+-- security definer: kinds are the hub's, not an organization's; only the secret key says what they mean.
 create function private.name_kind_for_caller(kind text, means text)
 returns integer
 language plpgsql security definer set search_path = ''
@@ -5739,12 +5740,12 @@ begin
   return recognised;
 end;
 $$;
-comment on function private.recognise_events is 'Say what unknown events were, once their kind has a name: each causes one of that name, the oldest 5000 at once.';
+comment on function private.recognise_events is 'Name unknown events whose kind has a name by now: each causes an event of that name, the oldest 5000 at once.';
 
 -- intake/pull_failures.sql
--- Pull failures: items that could not be recorded, kept as they came, until they are recorded or a person dismisses them.
+-- Pull failures: items that could not be recorded, kept as they came, until they are recorded or a user dismisses them.
 --
--- They hold the watermark until a person decides.
+-- They hold the watermark until a user decides.
 
 create type public.pull_failure_status as enum ('open', 'retry', 'resolved', 'dismissed');
 
@@ -5766,9 +5767,9 @@ create table public.pull_failures (
   constraint pull_failures_once unique (source_id, key),
   constraint pull_failures_key_length check (length(key) between 1 and 300)
 );
-comment on table public.pull_failures is 'Pulled items that could not be recorded: kept as they came, until they are recorded or a person dismisses them.';
-comment on column public.pull_failures.status is 'A person sets retry, and the next pull reads the item again, or dismissed.';
-comment on column public.pull_failures.item is 'The item as JSON text: what jsonb refuses must be kept as well.';
+comment on table public.pull_failures is 'Pulled items that could not be recorded: kept as they came, until they are recorded or a user dismisses them.';
+comment on column public.pull_failures.status is 'A user sets retry, and the next pull reads the item again, or dismissed.';
+comment on column public.pull_failures.item is 'The item as JSON text: an item that jsonb refuses must be kept as well.';
 create index pull_failures_source_idx on public.pull_failures (org_id, source_id, status);
 
 create trigger pull_failures_touch before update on public.pull_failures
@@ -5786,9 +5787,9 @@ create policy "operators decide about pull failures" on public.pull_failures for
   with check (org_id in (select private.my_orgs('pull_failures.update')) and status <> 'resolved');
 
 -- intake/record_once.sql
--- Recording what happened at a site, once, under its keys or else its content.
+-- Recording a submission once, under its keys or else its content.
 --
--- The event's data is how the form was read, in our words, with the form as it came under `form`.
+-- The event's data is the reading of the form, in our words, with the form as it came under `form`.
 
 create function private.record_once(site public.sites, said private.submission)
 returns jsonb
@@ -5848,10 +5849,10 @@ begin
 end;
 $$;
 comment on function private.record_once is
-  'Record what happened at a site once, under its keys or else its content; answer its event and contact and whether it was known already.';
+  'Record a submission once, under its keys or else its content; answer its event and contact and whether it was known already.';
 
 -- intake/record_page.sql
--- Recording a page of a list and the cursor that follows it; whoever lost the lease records nothing.
+-- Recording a page of a list and the cursor that follows it; a pull that lost its lease records nothing.
 
 -- security definer: hub_service may touch no table itself.
 create function hub.record_page(
@@ -5872,7 +5873,7 @@ declare
   outcome text;
   counts jsonb := '{"recorded": 0, "duplicates": 0, "failed": 0}';
 begin
-  -- The lease's token is the fence, and so is the cursor that the page was read from: somebody may have set it back.
+  -- The lease's token is the fence, and so is the cursor that the page was read from: a user may have set it back.
   select * into source
   from public.pull_sources
   where pull_sources.id = record_page.source_id
@@ -5913,7 +5914,7 @@ begin
   return counts || '{"is_ours": true}';
 end;
 $$;
-comment on function hub.record_page is 'Record a page of items and the cursor that follows it, if the lease is still ours; answers what became of them.';
+comment on function hub.record_page is 'Record a page of items and the cursor that follows it, if the lease is still held; answers how many were recorded, duplicates and failed.';
 grant execute on function hub.record_page to hub_service;
 
 create function private.record_pulled(source public.pull_sources, site public.sites, item jsonb)
@@ -5922,7 +5923,7 @@ language plpgsql set search_path = ''
 as $$
 declare
   failure text := item ->> 'failure';
-  -- By which an item is known that has no id, or whose id could not be read.
+  -- The key of an item that has no id, or whose id could not be read.
   content_key text := 'content:' || encode(sha256(convert_to(item ->> 'item', 'UTF8')), 'hex');
   item_key text := coalesce(item ->> 'key', content_key);
   written text;
@@ -5932,7 +5933,7 @@ declare
   recorded jsonb;
   rule text;
 begin
-  -- What is here already is not missing because its list tells it another way now.
+  -- An item that is recorded is not missing because its list now tells it otherwise.
   if failure is not null and exists (
     select from public.receipts where receipts.source = 'site:' || site.slug and receipts.key = 'key:' || item_key
   ) then
@@ -5941,7 +5942,7 @@ begin
 
   written := coalesce(item ->> 'kind', source.kinds[1]);
   select * into known from public.event_types where event_types.name = private.canonical_type(written);
-  -- Stored as a push of an unknown kind is, for it opens nothing. What the hub alone says, nobody's list says for it.
+  -- An unknown kind is stored as a push of one is, for it opens nothing. A kind that only the hub may say is refused.
   if known.name is null and item ->> 'kind' is not null then
     kind := written;
   elsif known.from_sites and known.name = any (private.canonical_types(source.kinds)) then
@@ -5963,8 +5964,8 @@ begin
       when serialization_failure or deadlock_detected then
         raise;
       when others then
-        -- One that cannot be recorded must not take the others with it. Postgres' own words may quote what a
-        -- customer wrote; its code, the rule's name and our own words do not.
+        -- An item that cannot be recorded must not take the others with it. Postgres' own words may quote a customer;
+        -- its code, the rule's name and our own words do not.
         get stacked diagnostics rule = constraint_name;
         failure := case when sqlstate like 'PT%' then sqlerrm else concat_ws(' ', 'It could not be recorded:', sqlstate, nullif(rule, '')) end;
     end;
@@ -5988,7 +5989,7 @@ $$;
 comment on function private.record_pulled is 'Record one pulled item as a push would have, or keep it with the reason why not.';
 
 -- watch/alerts.sql
--- Alerts: what a person should look at; one open alert per kind and subject.
+-- Alerts: each is a thing for a person to look at; one open alert per kind and subject.
 --
 -- private.open_alert and private.close_alert are the two doors.
 
@@ -6014,12 +6015,12 @@ create table public.alerts (
 
   constraint alerts_site foreign key (org_id, site_id) references public.sites (org_id, id)
 );
-comment on table public.alerts is 'What a person should look at; one open alert per kind and subject.';
-comment on column public.alerts.topic is 'What is told together: the subject, unless many subjects fail for one reason.';
+comment on table public.alerts is 'Things for a person to look at; one open alert per kind and subject.';
+comment on column public.alerts.topic is 'Alerts of one topic are told together: the subject, unless many subjects fail for one reason.';
 comment on column public.alerts.event_id is 'The event that showed it. No foreign key: partitions of events are archived one by one.';
 create unique index alerts_one_open on public.alerts (org_id, kind, subject) where closed_at is null;
 create index alerts_org_idx on public.alerts (org_id, id desc);
--- Alerts are few.
+-- A plain build will do: alerts are few.
 create index alerts_site_idx on public.alerts (org_id, site_id) where site_id is not null;
 create index alerts_untold_idx on public.alerts (id) where closed_at is null and last_notified_at is null;
 
@@ -6032,7 +6033,7 @@ create policy "members read alerts" on public.alerts for select to authenticated
   using (org_id in (select private.my_orgs('alerts.read')));
 
 -- watch/findings.sql
--- Findings: what a check of the data monitor answers for each thing that is wrong.
+-- Findings: a check of the data monitor answers one for each thing that is wrong.
 --
 -- A check is private.check_<kind of alert>(organization, the agent's thresholds, the time it is).
 
@@ -6043,19 +6044,19 @@ create type private.finding as (
   details  jsonb,
   site_id  uuid
 );
-comment on type private.finding is 'What a check answers for each thing that is wrong.';
+comment on type private.finding is 'The answer of a check for each thing that is wrong.';
 
 -- watch/arrivals.sql
--- Arrivals: what sites sent or had fetched from them, and when a site last did.
+-- Arrivals: events that sites sent or that were pulled from them, and the last time of each site.
 --
--- What a site sends has a source of site:<slug> or, fetched from it, pull:<name>. Where a pull makes up for what a push
--- loses, what was pulled does not say that the push lives.
+-- An event that a site pushed has the source site:<slug>, a pulled one pull:<name>. When a pull makes up for the losses
+-- of a push, a pulled event does not show that the push lives.
 
 create view private.arrivals as
   select events.id, events.org_id, events.site_id, left(events.source, 5) as prefix
   from public.events
   where left(events.source, 5) in ('site:', 'pull:') and events.data #>> '{form,submission_id}' is distinct from 'test-event';
-comment on view private.arrivals is 'What sites sent or had fetched from them, without the form by which `make new-site` tries a connection.';
+comment on view private.arrivals is 'Events that sites sent or that were pulled from them, without the form by which `make new-site` tries a connection.';
 
 create function private.last_arrival(site public.sites, before timestamptz)
 returns timestamptz
@@ -6102,10 +6103,10 @@ $$;
 comment on function private.living_sources is 'The prefixes of the sources that show that a site lives; the pushes alone of a site that pushes and is pulled.';
 
 -- watch/explain.sql
--- Explain: why a row is as it is, from what happened outside down to it, in plain words with the rows.
+-- Explain: why a row is as it is, from the happening outside down to the row, in plain words with the rows.
 --
--- Everything that came of a happening points back: an action to its delivery, a delivery to its event, an event to
--- the one that caused it. explain() walks that way as the caller, so it shows nobody more than they may read.
+-- Every consequence points back: an action to its delivery, a delivery to its event, an event to the event that caused
+-- it. explain() follows these as the caller, so it shows nobody more than they may read.
 
 create type private.step as (kind text, id uuid, at timestamptz, says text, data jsonb);
 comment on type private.step is 'One link of an explanation.';
@@ -6144,7 +6145,7 @@ grant execute on function public.explain to authenticated, service_role;
 -- watch/hub_status.sql
 -- Status: each part of the hub as ok, degraded or not configured, computed, never typed.
 --
--- What only the functions know (which of them answer, which providers they have keys for) the function `status` adds.
+-- The function `status` adds what only functions know: which of them answer, and which providers they have keys for.
 
 create type private.component as (kind text, name text, state text, reason text);
 comment on type private.component is 'A part of the hub and how it is: ok, degraded or not configured.';
@@ -6158,7 +6159,7 @@ $$;
 comment on function public.hub_status is 'Sites, agents, jobs, pulls and outgoing webhooks, each ok, degraded or not configured, with the reason.';
 grant execute on function public.hub_status to authenticated, service_role;
 
--- security definer: jobs and secrets are nobody's to read; who may see how they are is asked here.
+-- security definer: nobody reads jobs and secrets; the function itself asks who may see their state.
 create function private.hub_status_for_caller()
 returns jsonb
 language plpgsql security definer set search_path = ''
@@ -6271,7 +6272,7 @@ as $$
   left join cron.job on job.jobname = known.jobname
   left join private.check_job_late(job_components.org_id, '{}', now()) as late on late.subject = known.jobname;
 $$;
-comment on function private.job_components is 'What the clock runs, and whether it does.';
+comment on function private.job_components is 'The jobs of the clock, and whether each ran.';
 
 create function private.webhook_components(org_id uuid)
 returns setof private.component
@@ -6302,7 +6303,7 @@ $$;
 comment on function private.webhook_components is 'Outgoing webhooks and how they are.';
 
 -- watch/check_deliveries.sql
--- Checks of deliveries: what waits, and who fails.
+-- Checks of deliveries: subscriptions that wait, and targets that fail.
 
 create function private.check_deliveries_stuck(org_id uuid, config jsonb, at timestamptz)
 returns setof private.finding
@@ -6338,8 +6339,8 @@ create function private.check_function_failing(org_id uuid, config jsonb, at tim
 returns setof private.finding
 language sql stable set search_path = ''
 as $$
-  -- The latest two thousand failures tell as much as all of them, of the time in which they happened. A rehearsal's
-  -- tell of a draft.
+  -- The latest two thousand failures tell as much as all of them, for the time in which they happened. A rehearsal's
+  -- failures tell of a draft.
   with failures as materialized (
     select delivery_attempts.id, delivery_attempts.delivery_id
     from public.delivery_attempts
@@ -6390,7 +6391,7 @@ as $$
   where served.handled >= coalesce((config ->> 'failure_min')::integer, 10)
     and served.failed > served.handled * coalesce((config ->> 'failure_rate')::numeric, 0.2);
 $$;
-comment on function private.check_function_failing is 'Functions, and webhooks, that fail too large a share of what they were given within the last hour.';
+comment on function private.check_function_failing is 'Functions, and webhooks, that fail too large a share of their deliveries of the last hour.';
 
 -- watch/check_jobs.sql
 -- The check of cron jobs: missing, late or failing.
@@ -6399,7 +6400,7 @@ create table private.known_jobs (
   jobname  text primary key,
   seen_at  timestamptz not null default now()
 );
-comment on table private.known_jobs is 'The cron jobs there shall be: each that the monitor has seen. A migration that ends a job removes it here.';
+comment on table private.known_jobs is 'The cron jobs that must exist: each that the monitor has seen. A migration that ends a job removes it here.';
 
 create function private.check_job_late(org_id uuid, config jsonb, at timestamptz)
 returns setof private.finding
@@ -6430,7 +6431,7 @@ begin
   from private.known_jobs as known
   left join cron.job on job.jobname = known.jobname and job.active
   left join ended on ended.jobid = job.jobid
-  -- What ran before the server started, or was seen a moment ago, says nothing.
+  -- A run before the server started, or a job first seen a moment ago, says nothing.
   where job.jobid is null
     or greatest(ended.succeeded_at, pg_postmaster_start_time(), known.seen_at)
        < at - 2 * private.cron_interval(job.schedule) - interval '2 minutes';
@@ -6451,7 +6452,7 @@ as $$
     when schedule ~ '^\d+ \d+ \* \* \*$' or schedule in ('@daily', '@midnight') then interval '1 day'
   end;
 $$;
-comment on function private.cron_interval is 'How far apart a schedule''s runs are; null for what runs less than daily or at odd times.';
+comment on function private.cron_interval is 'How far apart a schedule''s runs are; null for a schedule rarer than daily or at odd times.';
 
 -- watch/check_kinds.sql
 -- The check of kinds: sites that sent kinds of events which the catalogue does not know.
@@ -6462,7 +6463,7 @@ language sql stable set search_path = ''
 as $$
   select
     sites.slug, 'warning'::public.alert_severity,
-    format('%s sent kinds that nobody knows: %s. What came so is kept and starts nothing until rpc/name_kind says what it means.',
+    format('%s sent kinds that nobody knows: %s. Their events are kept and start nothing until rpc/name_kind says what they mean.',
            sites.name, left(unknown.kinds, 200)),
     jsonb_build_object('kinds', left(unknown.kinds, 200), 'events', unknown.count),
     sites.id
@@ -6479,7 +6480,7 @@ as $$
       ) as latest
       group by latest.site_id, latest.type
     ) as kinds
-    -- Unless it has a name by now.
+    -- A kind that has a name by now is known.
     where private.canonical_type(kinds.type) is null
     group by kinds.site_id
   ) as unknown
@@ -6488,10 +6489,10 @@ $$;
 comment on function private.check_kind_unknown is 'Sites that sent kinds of events which the catalogue does not know.';
 
 -- watch/check_models.sql
--- The check of models: one that is asked and never decides.
+-- The check of models: a model that is asked and never decides.
 --
--- An action says it: the output of one for which a model was asked in vain names the reason as `fallback`. A day whose
--- limit is used up is as the organization wants it, unless not even one question fits into it.
+-- An action for which a model was asked in vain names the reason as `fallback` in its output. A day's limit that is used
+-- up is no finding, unless not even one question fits into it.
 
 create function private.fallbacks(org_id uuid, at_least integer default 3)
 returns table (agent_id uuid, message text)
@@ -6503,7 +6504,7 @@ as $$
            regexp_replace(streak.reason, '^decided by the rules: ', ''))
   from public.agents
   cross join lateral (
-    -- While a model is left alone, the reason is why.
+    -- While a model rests, the reason is why it does.
     select count(*) as runs, (array_agg(run.reason order by run.fallback = 'resting', run.id desc))[1] as reason
     from (
       select latest.*, bool_or(latest.fallback is null) over (order by latest.id desc) as is_before
@@ -6540,7 +6541,7 @@ $$;
 comment on function private.check_model_fallback is 'The model, when it decides nothing that it is asked.';
 
 -- watch/check_pulls.sql
--- Checks of pulls: stale, failed, and what a push should have brought.
+-- Checks of pulls: stale sources, failed items, and items that a push should have brought.
 
 create function private.check_pull_stale(org_id uuid, config jsonb, at timestamptz)
 returns setof private.finding
@@ -6613,7 +6614,7 @@ begin
     and missed.count >= coalesce((config ->> 'gaps_min')::integer, 5);
 end;
 $$;
-comment on function private.check_pull_gaps is 'Sites whose push should have brought what only their pull did.';
+comment on function private.check_pull_gaps is 'Sites whose push should have brought items that only their pull did.';
 
 -- watch/check_sites.sql
 -- Checks of sites: silence, refused signatures, repeats.
@@ -6669,7 +6670,7 @@ as $$
          and events.id >= private.uuid_v7_floor(at - interval '1 day')
        order by events.id desc
        limit 1),
-      -- Who repeats a submission has the right secret, too.
+      -- A repeated submission shows the right secret, too.
       (select max(refusals.minute)
        from public.refusals
        where refusals.org_id = sites.org_id and refusals.site_id = sites.id and refusals.reason = 'duplicate')) as accepted_at
@@ -6677,7 +6678,7 @@ as $$
   cross join lateral (
     select
       coalesce(sum(refusals.count) filter (where refusals.minute >= at - interval '1 hour'), 0) as lately,
-      -- What an instance counts is written a moment later than it happens.
+      -- An instance writes its counts a moment after they happen.
       coalesce(sum(refusals.count) filter (
         where refusals.minute > coalesce(last.accepted_at + interval '5 seconds', '-infinity')), 0) as in_a_row
     from public.refusals
@@ -6727,7 +6728,7 @@ as $$
     ) as latest
   ) as recent
   cross join lateral (
-    -- They make no event.
+    -- Repeats under a key make no event.
     select coalesce(sum(refusals.count), 0) as count
     from public.refusals
     where refusals.org_id = sites.org_id and refusals.site_id = sites.id and refusals.reason = 'duplicate'
@@ -6739,7 +6740,7 @@ as $$
         > (recent.arrivals + repeated.count) * coalesce((config ->> 'duplicates_rate')::numeric, 0.5);
 $$;
 comment on function private.check_duplicates_spike is
-  'Sites most of whose latest submissions are sent again under their key or repeat somebody who was just there: a sender that loops.';
+  'Sites most of whose latest submissions are sent again under their key or repeat a contact who was just there: a sender that loops.';
 
 -- watch/data_monitor.sql
 -- The agent data-monitor of an organization: made, and when it last looked.
@@ -6797,7 +6798,7 @@ $$;
 comment on function private.last_monitored is 'When a data monitor last looked, counted from when it could; null when none is willing.';
 
 -- watch/decide_alert.sql
--- A person acknowledges an alert, or closes it.
+-- Deciding about an alert: a user acknowledges it, or closes it.
 
 create function public.acknowledge_alert(alert_id uuid)
 returns jsonb
@@ -6805,7 +6806,7 @@ language sql set search_path = ''
 as $$
   select private.decide_alert_for_caller(alert_id, false);
 $$;
-comment on function public.acknowledge_alert is 'Say that somebody looks after an open alert.';
+comment on function public.acknowledge_alert is 'Say that a user looks after an open alert.';
 grant execute on function public.acknowledge_alert to authenticated, service_role;
 
 create function public.close_alert(alert_id uuid)
@@ -6817,7 +6818,7 @@ $$;
 comment on function public.close_alert is 'Close an alert by hand; it opens again when its reason is found again.';
 grant execute on function public.close_alert to authenticated, service_role;
 
--- security definer: who may is asked here, by the caller's own permission.
+-- security definer: the function itself asks for the caller's permission.
 create function private.decide_alert_for_caller(alert_id uuid, is_over boolean)
 returns jsonb
 language plpgsql security definer set search_path = ''
@@ -6842,7 +6843,7 @@ comment on function private.decide_alert_for_caller is 'Acknowledge an open aler
 grant execute on function private.decide_alert_for_caller to authenticated, service_role;
 
 -- watch/explain_event.sql
--- The steps that led to an event, from where it began.
+-- The steps that led to an event, from its first cause.
 
 create function private.steps_to_event(event_id uuid, out steps private.step[], out origin jsonb)
 language plpgsql stable set search_path = ''
@@ -6856,7 +6857,7 @@ declare
   next_id uuid := steps_to_event.event_id;
 begin
   steps := '{}';
-  -- A circle, which nothing makes, must not hang whoever asks.
+  -- A circle of causes, which nothing makes, must not hang the caller.
   while not next_id = any (seen) loop
     seen := seen || next_id;
     select * into event from public.events where events.id = next_id;
@@ -6882,7 +6883,7 @@ begin
       origin := private.origin_in_words(event);
       return;
     end if;
-    -- Between a cause and what came of it stands who decided so.
+    -- The agent that decided stands between a cause and its consequence.
     select * into action from public.agent_actions
     where agent_actions.event_id = event.cause_id and agent_actions.agent = event.source and agent_actions.outcome <> 'failed';
     if found then
@@ -6893,7 +6894,7 @@ begin
   origin := jsonb_build_object('kind', 'unknown', 'says', 'It is said to have come of itself.');
 end;
 $$;
-comment on function private.steps_to_event is 'What led to an event, from where it began to the event itself.';
+comment on function private.steps_to_event is 'The steps that led to an event, from its first cause to the event itself.';
 grant execute on function private.steps_to_event to authenticated, service_role;
 
 -- watch/explain_rows.sql
@@ -6914,7 +6915,7 @@ begin
       event_id := delivery.event_id;
     end if;
   elsif alert.kind = 'site_silent' then
-    -- Not the look that found it: what the site sent last is what it has been silent since.
+    -- A silence is explained by the site's last arrival, not by the look that found it.
     event_id := coalesce((
       select events.id
       from public.events
@@ -6925,7 +6926,7 @@ begin
   end if;
 end;
 $$;
-comment on function private.steps_to_alert is 'An alert and what stands between it and the event that led to it; no event where the hub''s own watch found it.';
+comment on function private.steps_to_alert is 'The steps from the event that led to an alert down to the alert; no event when the hub''s own watch found it.';
 grant execute on function private.steps_to_alert to authenticated, service_role;
 
 create function private.delivery_steps(delivery public.deliveries)
@@ -6968,7 +6969,7 @@ begin
   return steps;
 end;
 $$;
-comment on function private.delivery_steps is 'A delivery, and the replay that put it in line.';
+comment on function private.delivery_steps is 'A delivery, and the replay that put it in line again.';
 grant execute on function private.delivery_steps to authenticated, service_role;
 
 create function private.action_step(action public.agent_actions)
@@ -7032,7 +7033,7 @@ begin
   end if;
 end;
 $$;
-comment on function private.steps_to_subject is 'What a row is, and what stands between it and the event that led to it.';
+comment on function private.steps_to_subject is 'The steps from the event that led to a row down to the row itself.';
 grant execute on function private.steps_to_subject to authenticated, service_role;
 
 create function private.steps_to_lead(lead public.leads, out steps private.step[], out event_id uuid)
@@ -7060,7 +7061,7 @@ begin
     order by events.id limit 1));
 end;
 $$;
-comment on function private.steps_to_lead is 'A lead''s score, and who gave it.';
+comment on function private.steps_to_lead is 'A lead''s score, and the agent that gave it.';
 grant execute on function private.steps_to_lead to authenticated, service_role;
 
 create function private.steps_to_action(action public.agent_actions)
@@ -7078,7 +7079,7 @@ comment on function private.steps_to_action is 'An agent''s decision, after the 
 grant execute on function private.steps_to_action to authenticated, service_role;
 
 -- watch/explain_words.sql
--- The words of an explanation: what happened, and where it came from.
+-- The words of an explanation: an event as a sentence, and its origin.
 
 create function private.event_in_words(event public.events)
 returns text
@@ -7097,7 +7098,7 @@ as $$
   from (select coalesce((select contacts.name from public.contacts where contacts.id = event.contact_id), 'Somebody') as name) as who
   left join public.sites as place on place.id = event.site_id;
 $$;
-comment on function private.event_in_words is 'What happened, as one sentence.';
+comment on function private.event_in_words is 'An event as one sentence.';
 grant execute on function private.event_in_words to authenticated, service_role;
 
 create function private.origin_in_words(event public.events)
@@ -7108,14 +7109,14 @@ as $$
     when private.is_from_outside(event.source) then jsonb_build_object(
       'kind', 'outside', 'says', format('It came from outside, by the %s %s.', split_part(event.source, ':', 1), split_part(event.source, ':', 2)))
     when event.source ~ '^user:' then jsonb_build_object('kind', 'person', 'says', 'A person did it.')
-    -- Whose alert nobody can read any more. What else the hub does by itself has a cause.
+    -- An alert event without a cause is one whose alert is gone; any other event of the hub has a cause.
     when event.source = 'hub' and event.type like 'alert.%' then private.own_watch()
     when event.source = 'hub' then jsonb_build_object('kind', 'person', 'says', 'Somebody with the hub''s secret key did it.')
     when event.source ~ '^(clock|cron|schedule)' then jsonb_build_object('kind', 'clock', 'says', 'It was time: the hub''s own clock began it.')
     else jsonb_build_object('kind', 'person', 'says', format('A person recorded it, by %s.', event.source))
   end;
 $$;
-comment on function private.origin_in_words is 'Where a happening without a cause came from.';
+comment on function private.origin_in_words is 'The origin of an event without a cause.';
 grant execute on function private.origin_in_words to authenticated, service_role;
 
 create function private.own_watch()
@@ -7124,14 +7125,14 @@ language sql immutable set search_path = ''
 as $$
   select jsonb_build_object('kind', 'clock', 'says', 'The hub''s own watch found it.');
 $$;
-comment on function private.own_watch is 'Where an alert came from that no event showed.';
+comment on function private.own_watch is 'The origin of an alert that no event showed.';
 grant execute on function private.own_watch to authenticated, service_role;
 
 -- watch/invariants.sql
--- Invariants: what must always be so, as rows of SQL that must answer nothing. To add a guarantee is to insert a row.
+-- Invariants: rows of SQL that must answer nothing. A new guarantee is a new row.
 --
--- Who may insert one may run SQL, so only migrations and postgres do: no API role holds a right to write here, and no
--- function takes SQL from anybody.
+-- An insert here runs SQL, so only migrations and postgres may: no API role holds a right to write here, and no function
+-- takes SQL from anybody.
 
 create table public.invariants (
   name         text primary key,
@@ -7147,16 +7148,16 @@ create table public.invariants (
 
   constraint invariants_name_form check (name ~ '^[a-z][a-z0-9_]{1,60}$')
 );
-comment on table public.invariants is 'What must always be so: SQL that answers nothing, else org_id and found, a sentence, for each violation.';
+comment on table public.invariants is 'Guarantees: SQL that answers nothing, else org_id and found, a sentence, for each violation.';
 comment on column public.invariants.sql is 'A query of the columns org_id, null for all organizations, and found. Run as hub_reader, read-only.';
-comment on column public.invariants.pauses is 'The name of the agent that is paused where this is violated.';
+comment on column public.invariants.pauses is 'The name of the agent that is paused when this is violated.';
 
 alter table public.invariants enable row level security, force row level security;
 grant select on public.invariants to authenticated, service_role;
 create policy "who reads alerts reads what is watched" on public.invariants for select to authenticated
   using (exists (select from private.my_orgs('alerts.read')));
 
--- A timeout holds for a statement of the session, and for nothing within one: so each invariant is one.
+-- A timeout holds for a statement of the session, and for nothing within one: so each invariant is a statement.
 -- security definer: a migration of another role may schedule no job of ours.
 create function private.schedule_invariants()
 returns trigger
@@ -7167,7 +7168,7 @@ begin
     'set statement_timeout = ''5s''',
     (select string_agg(format('select private.run_invariant(%L)', invariants.name), '; ' order by invariants.name)
      from public.invariants where invariants.enabled)));
-  -- What is no longer asked can no longer be answered.
+  -- The alerts of an invariant that is no longer asked would never close.
   update public.alerts set closed_at = now()
   where alerts.kind in ('invariant', 'invariant_unchecked') and alerts.closed_at is null
     and not exists (select from public.invariants where invariants.name = alerts.subject and invariants.enabled);
@@ -7179,17 +7180,17 @@ comment on function private.schedule_invariants is 'Trigger: cron runs every ena
 create trigger invariants_schedule after insert or update of enabled or delete on public.invariants
   for each statement execute function private.schedule_invariants();
 
--- What invariants may use beside the tables of public.
+-- Invariants may use these beside the tables of public.
 grant select on private.audit_heads, private.willing_subscriptions, private.due_work to hub_reader;
 grant execute on function
   private.wants, private.has_acted_on_cause, private.is_echo, private.uuid_v7_floor, private.last_monitored, private.visible_contact
 to hub_reader;
 
 -- watch/notify_alert.sql
--- Telling of alerts: one that opens or closes is an event, and whoever subscribes to alert.* learns of it.
+-- Telling of alerts: an alert that opens or closes is an event, and subscribers to alert.* learn of it.
 --
--- It stands in triggers, so that it holds whoever writes. What comes and goes is told at most once per topic and
--- organizations.alert_every; what was held back is told when that time is over, if it is still open.
+-- Triggers tell, so that it holds for every writer. A topic is told of at most once per organizations.alert_every; an
+-- alert that was held back is told when that time is over, if it is still open.
 
 create table private.alert_notices (
   org_id      uuid not null references public.organizations (id),
@@ -7201,7 +7202,7 @@ create table private.alert_notices (
 );
 comment on table private.alert_notices is 'When a topic''s alerts were last told.';
 
--- security definer: whoever may open or close an alert need not be able to write events.
+-- security definer: opening or closing an alert needs no right to write events.
 create function private.follow_alert()
 returns trigger
 language plpgsql security definer set search_path = ''
@@ -7215,7 +7216,7 @@ begin
   return null;
 end;
 $$;
-comment on function private.follow_alert is 'Trigger: who learnt that an alert opened learns that it closed.';
+comment on function private.follow_alert is 'Trigger: subscribers that learnt of an open alert learn that it closed.';
 
 create trigger alerts_opened after insert on public.alerts
   for each row when (new.closed_at is null) execute function private.follow_alert();
@@ -7230,7 +7231,7 @@ as $$
 declare
   alert public.alerts;
 begin
-  -- Whoever tells of the same topic waits here, and then finds that it has been told.
+  -- Another transaction with the same topic waits here, and then finds that it has been told.
   insert into private.alert_notices as notices (org_id, kind, topic)
   select alerts.org_id, alerts.kind, coalesce(alerts.topic, alerts.subject)
   from public.alerts where alerts.id = notify_alert.alert_id
@@ -7273,7 +7274,7 @@ as $$
     order by alerts.org_id, alerts.kind, coalesce(alerts.topic, alerts.subject), alerts.id desc
   ) as latest;
 $$;
-comment on function private.notify_held_back is 'Tell of what is open and could not be told of when it opened.';
+comment on function private.notify_held_back is 'Tell of open alerts that were held back when they opened.';
 
 -- watch/open_alert.sql
 -- Opening an alert, seeing it again, closing it by recovery.
@@ -7310,7 +7311,7 @@ $$;
 comment on function private.close_alert is 'Close an alert whose reason is gone; answers whether there was one.';
 
 -- watch/readiness.sql
--- Readiness: whether work gets done, which a process that answers does not yet show.
+-- Readiness: whether work gets done; a process that answers does not yet show it.
 --
 -- A hub whose monitor does not run is not ready: the one thing that no check of the monitor's own can notice.
 
@@ -7342,7 +7343,8 @@ begin
 
   monitored := now() - private.last_monitored();
 
-  -- For information: what is dead waits for a person, and the hub works all the same. Anybody may ask: no more is counted.
+  -- For information: a dead delivery waits for a person, and the hub works all the same. No more are counted, since
+  -- anybody may ask.
   select count(*) into dead
   from (select from public.deliveries where deliveries.status = 'dead' and deliveries.mode = 'live' limit 1000) as first_thousand;
 
@@ -7360,10 +7362,10 @@ comment on function hub.readiness is
 grant execute on function hub.readiness to hub_service;
 
 -- watch/run_invariant.sql
--- Asking an invariant, twice a minute: its violations are one open alert per organization, and can pause the agent it names.
+-- Asking an invariant, twice a minute: its violations are one open alert per organization, and can pause an agent.
 --
 -- Each query runs as hub_reader, which may read tables and nothing else, read-only, in a subtransaction that is always
--- rolled back, as a statement with a timeout of its own. An agent is paused once: a person who lets it run again is not
+-- rolled back, as a statement with a timeout of its own. An agent is paused once: a user who lets it run again is not
 -- overruled. Large tables are looked at from their newest rows back, by their v7 ids; the description says how far.
 
 create function private.run_invariant(name text)
@@ -7418,7 +7420,7 @@ begin
           where alerts.org_id = violated.org_id and alerts.kind = 'invariant' and alerts.subject = invariant.name
             and alerts.closed_at is null)
       returning agents.name into paused;
-      -- Seen again, an alert says still what came of it when it opened.
+      -- An alert that is seen again still says which agent was paused when it opened.
       paused := coalesce(paused, (
         select alerts.details ->> 'paused' from public.alerts
         where alerts.org_id = violated.org_id and alerts.kind = 'invariant' and alerts.subject = invariant.name
@@ -7434,7 +7436,7 @@ begin
   return jsonb_array_length(violations);
 end;
 $$;
-comment on function private.run_invariant is 'Ask one invariant; open or close its alerts and pause whom it names. Answers the number of violations.';
+comment on function private.run_invariant is 'Ask one invariant; open or close its alerts and pause the agent it names. Answers the number of violations.';
 
 create function private.violations_of(invariant public.invariants)
 returns jsonb
@@ -7445,28 +7447,28 @@ declare
 begin
   begin
     perform set_config('transaction_read_only', 'on', true), set_config('role', 'hub_reader', true);
-    -- A few rows are looked up in large tables: by their indexes, which the planner finds dearer than they are.
+    -- A few rows are looked up in large tables by their indexes, which the planner finds dearer than they are.
     perform set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true);
     execute format(
       'select coalesce(jsonb_agg(jsonb_build_object(''org_id'', violation.org_id, ''found'', left(violation.found, 500))), ''[]'')'
       ' from (select org_id::uuid, found::text from (%s) as query limit 1000) as violation', invariant.sql)
     into found;
-    -- Whatever it did is undone, and we are ourselves again.
+    -- The exception undoes all that the query did, and gives the role back.
     raise exception using errcode = 'HBOK1';
   exception when sqlstate 'HBOK1' then
     return found;
   end;
 end;
 $$;
-comment on function private.violations_of is 'What an invariant''s query answers, as a role that can only read, in a read-only transaction.';
+comment on function private.violations_of is 'The answers of an invariant''s query, as a role that can only read, in a read-only transaction.';
 
 -- watch/run_monitor.sql
--- The data monitor: every 15 minutes it looks at each organization and says what is not as it should be.
+-- The data monitor: every 15 minutes it looks at each organization and reports each thing that is wrong.
 --
 -- Cron writes one monitor.due event per organization and quarter of an hour; the agent data-monitor handles it like
 -- any other, so each look is a delivery and an action, also when nothing is wrong. A finding opens an alert of the
--- check's name or sees it again, and what is no longer found is closed. A check that fails is a finding itself and
--- keeps no other from being made.
+-- check's name or sees it again, and an alert that is no longer found is closed. A check that fails is a finding itself
+-- and keeps no other from being made.
 
 -- security definer: hub_service may touch no table itself.
 create function hub.run_monitor(event_id uuid, config jsonb)
@@ -7477,7 +7479,7 @@ declare
   due public.events;
 begin
   select * into strict due from public.events where events.id = run_monitor.event_id;
-  -- After a pause many may wait: the latest look is the one that counts.
+  -- After a pause many looks may wait: only the latest counts.
   if exists (
     select from public.events
     where events.org_id = due.org_id and events.type = due.type and events.id > due.id)
@@ -7487,7 +7489,7 @@ begin
   return private.run_checks(due.org_id, run_monitor.config, due.id);
 end;
 $$;
-comment on function hub.run_monitor is 'Look at an organization; answers what was found, or null when a later look is due already.';
+comment on function hub.run_monitor is 'Look at an organization; answers the findings, or null when a later look is due already.';
 grant execute on function hub.run_monitor to hub_service;
 
 create function private.run_checks(org_id uuid, config jsonb, event_id uuid, at timestamptz default now())
@@ -7584,14 +7586,14 @@ begin
   where alerts.kind = 'site_silent' and alerts.closed_at is null
     and sites.org_id = alerts.org_id and sites.id = alerts.site_id
     and private.last_arrival(sites, now()) > alerts.opened_at;
-  -- One decision ends it, however many the monitor waited for.
+  -- One decision ends the alert, however many the monitor waited for.
   update public.alerts set closed_at = now()
   where alerts.kind = 'model_fallback' and alerts.closed_at is null
     and not exists (select from private.fallbacks(alerts.org_id, 1));
   perform private.notify_held_back();
 end;
 $$;
-comment on function private.watch is 'Between two looks of the monitor: end the silences that have ended, tell what was held back; cron calls it.';
+comment on function private.watch is 'Between two looks of the monitor: end the silences that have ended, tell of alerts that were held back; cron calls it.';
 
 -- watch/site_components.sql
 -- Status of sites, and of the lists that are pulled from them.
@@ -7671,7 +7673,7 @@ $$;
 comment on function private.pull_components is 'The lists that are pulled and how they are.';
 
 -- watch/site_hours.sql
--- Site hours: what each site sent in each hour; nine weeks of it.
+-- Site hours: the number of each site's arrivals in each hour, for nine weeks.
 
 create table private.site_hours (
   site_id  uuid not null references public.sites (id) on delete cascade,
@@ -7680,7 +7682,7 @@ create table private.site_hours (
 
   primary key (site_id, hour)
 );
-comment on table private.site_hours is 'What each site sent in each hour since its first arrival, hours with nothing too; nine weeks of it.';
+comment on table private.site_hours is 'The number of each site''s arrivals in each hour since its first, hours with none too; for nine weeks.';
 
 create function private.roll_up_site_hours(until timestamptz default now())
 returns integer
@@ -7720,7 +7722,7 @@ $$;
 comment on function private.roll_up_site_hours is 'Count the hours that have ended since the last time; cron calls it.';
 
 -- watch/site_silence.sql
--- Silence: when a site has sent nothing for longer than it should have.
+-- Silence: a site has sent nothing for longer than it should.
 --
 -- Only time within the site's business hours counts, in its own time zone. The site's quiet_alert_after (2 hours) is
 -- the limit, to be raised for a site with little traffic. After four weeks the site's own rate may make it come sooner:
@@ -7755,7 +7757,7 @@ begin
   select case when exists (select from rates) then coalesce(
     sum(extract(epoch from least(times.closes, hour + interval '1 hour') - greatest(times.opens, hour)) / 3600 * rates.arrivals), 0) end
   into expected
-  -- Longer ago than the history reaches, nothing more is known.
+  -- Nothing is known from before the history.
   from private.open_times(site, greatest(last_arrival, at - interval '8 weeks'), at) as times
   cross join lateral generate_series(date_trunc('hour', times.opens, 'UTC'), times.closes, interval '1 hour') as hour
   join rates on rates.week_hour = extract(epoch from hour at time zone site.time_zone)::bigint / 3600 % 168
@@ -7765,7 +7767,7 @@ begin
   return next;
 end;
 $$;
-comment on function private.site_silence is 'For how many open hours a site has sent nothing, what it would have sent, and whether that is too long.';
+comment on function private.site_silence is 'For how many open hours a site has sent nothing, how many arrivals were expected, and whether that is too long.';
 
 create function private.site_rates(site public.sites, at timestamptz)
 returns table (week_hour bigint, arrivals numeric)
@@ -7773,7 +7775,7 @@ language sql stable set search_path = ''
 as $$
   with history as (
     select
-      -- Of 168, as the clock on the wall shows them.
+      -- The hour of the week, of 168, as the clock on the wall shows it.
       extract(epoch from site_hours.hour at time zone site.time_zone)::bigint / 3600 % 168 as week_hour,
       floor(extract(epoch from at - site_hours.hour) / 604800) as week,
       site_hours.arrivals
@@ -7784,20 +7786,20 @@ as $$
     select history.week, rank() over (order by sum(history.arrivals) desc, history.week) as place
     from history
     group by history.week
-    -- Of 168, for the latest hours are counted only when they have ended.
+    -- Not all 168 hours: the latest are counted only when they have ended.
     having count(*) >= 160
   )
-  -- The mean over the hours there were: when clocks change, one of them was there twice or not at all.
+  -- The mean over the hours that there were: when clocks change, an hour is there twice or not at all.
   select history.week_hour, avg(history.arrivals)
   from history
   join weeks on weeks.week = history.week and weeks.place > 1
   where (select count(*) from weeks) >= 4
   group by history.week_hour;
 $$;
-comment on function private.site_rates is 'What a site sends in each hour of its week; nothing before four weeks of history.';
+comment on function private.site_rates is 'The mean arrivals of a site in each hour of its week; none before four weeks of history.';
 
 -- catalogue/contact_references.sql
--- What a merge does with each column that holds a contact.
+-- Each column that holds a contact, and whether a merge moves it.
 
 insert into private.contact_references (table_name, column_name, on_merge) values
   ('contact_identifiers', 'contact_id', 'moves'),
@@ -7816,9 +7818,9 @@ insert into private.contact_references (table_name, column_name, on_merge) value
   ('suppressions', 'contact_id', 'stays');
 
 -- catalogue/event_types.sql
--- What can happen: names, other names for them, who may say so, their schemas and samples.
+-- The event types: their names, aliases, senders, schemas and samples.
 
--- What a site says has one shape: how it was read, in our words, with the form as it came.
+-- Events of sites have one shape: the reading, in our words, with the form as it came.
 insert into public.event_types (name, description, aliases, from_sites, makes_lead, schema, sample) values
   ('form.submitted', 'Somebody sent a form of a site.', '{form_submit,form_submission,form_submitted,form}', true, true,
    '{"type": "object", "required": ["form"],
@@ -7871,7 +7873,7 @@ insert into public.event_types (name, description, schema, sample) values
    '{"quarter": "2026-11-21T10:15:00Z"}');
 
 -- catalogue/invariants.sql
--- What must always be so.
+-- The invariants that the hub begins with.
 
 insert into public.invariants (name, description, severity, pauses, sql) values
 
@@ -7886,7 +7888,7 @@ insert into public.invariants (name, description, severity, pauses, sql) values
     limit 5000
   ) as latest
   join public.subscriptions on subscriptions.org_id = latest.org_id
-    -- What was changed in a transaction that was open then, the event did not see.
+    -- An event does not see what a transaction changed that was open then.
     and subscriptions.updated_at < latest.recorded_at - interval '1 minute' and private.wants(subscriptions.event_types, latest.type)
   where not exists (
       select from public.deliveries
@@ -7970,7 +7972,7 @@ $sql$),
   from (
     select receipts.org_id, receipts.source, receipts.key, receipts.event_id
     from public.receipts
-    -- Those of pulls never do, and are as many as were ever pulled.
+    -- Receipts of pulls never expire, and are as many as were ever pulled.
     where receipts.expires_at < 'infinity'
     order by receipts.expires_at desc
     limit 5000
@@ -7980,7 +7982,7 @@ $sql$),
 $sql$),
 
 ('enquiries_have_leads',
- 'Whoever asked at a site, in the newest 5,000 events that nothing caused, has a lead there.', 'critical', null, $sql$
+ 'Each contact that asked at a site, in the newest 5,000 events that nothing caused, has a lead there.', 'critical', null, $sql$
   select latest.org_id, format('the enquiry %s has no lead', latest.id) as found
   from (
     select events.id, events.org_id, events.contact_id, events.site_id, events.subject_type
@@ -8040,7 +8042,7 @@ $sql$),
 $sql$);
 
 -- catalogue/role_permissions.sql
--- What each role may do.
+-- The permissions of each role.
 
 insert into public.role_permissions (role, permission)
 select roles.role::public.member_role, permission
@@ -8057,7 +8059,7 @@ cross join unnest(rights.roles) as roles (role)
 cross join unnest(rights.permissions) as permissions (permission);
 
 -- catalogue/schedules.sql
--- What happens without anybody asking.
+-- The jobs that the clock runs.
 
 select cron.schedule('forget_ended_keys', '50 * * * *', $$select private.forget_ended_keys()$$);
 select cron.schedule('make_event_partitions', '10 * * * *', $$select private.make_event_partitions()$$);
@@ -8073,6 +8075,6 @@ select cron.schedule('tick_monitors', '*/15 * * * *', $$select private.tick_moni
 select cron.schedule('watch', '20 seconds', $$select private.watch()$$);
 
 -- catalogue/system_controls.sql
--- The hub's switches.
+-- The switches of the whole hub.
 
 insert into public.system_controls (name) values ('global_pause');

@@ -1,4 +1,4 @@
--- Deployments: who published or rolled back which version when.
+-- Deployments: each publishing or rolling back of a version.
 
 create table public.agent_deployments (
   id          uuid primary key default private.uuid_v7(),
@@ -11,7 +11,7 @@ create table public.agent_deployments (
   constraint agent_deployments_agent foreign key (org_id, agent_id) references public.agents (org_id, id) on delete cascade,
   constraint agent_deployments_version foreign key (org_id, version_id) references public.agent_versions (org_id, id) on delete cascade
 );
-comment on table public.agent_deployments is 'Who published or rolled back which version when.';
+comment on table public.agent_deployments is 'Each publishing or rolling back of a version: by whom and when.';
 create index agent_deployments_agent_idx on public.agent_deployments (org_id, agent_id, id desc);
 create index agent_deployments_version_idx on public.agent_deployments (org_id, version_id);
 

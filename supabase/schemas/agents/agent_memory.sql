@@ -16,7 +16,7 @@ create table public.agent_memory (
   constraint agent_memory_once unique (agent_id, subject_type, subject_id, key),
   constraint agent_memory_key_length check (length(key) between 1 and 100)
 );
-comment on table public.agent_memory is 'What an agent remembers of a contact or a site.';
+comment on table public.agent_memory is 'The facts that an agent remembers of a contact or a site.';
 create index agent_memory_agent_idx on public.agent_memory (org_id, agent_id);
 
 create trigger agent_memory_touch before update on public.agent_memory

@@ -1,4 +1,4 @@
--- Agents: what decides. A version is its brain at a moment.
+-- Agents: each decides about events of some types. A version is its brain at a moment.
 
 create type public.agent_status as enum ('idle', 'running', 'paused', 'blocked');
 
@@ -20,7 +20,7 @@ create table public.agents (
   constraint agents_site foreign key (org_id, site_id) references public.sites (org_id, id)
 );
 comment on table public.agents is 'Something that decides: lead qualifier, email responder, voice intake.';
-comment on column public.agents.autonomy is 'auto: decisions take effect; approve and draft: each waits for a person''s review; off: its deliveries wait.';
+comment on column public.agents.autonomy is 'auto: decisions take effect; approve and draft: each waits for a user''s review; off: its deliveries wait.';
 create index agents_site_idx on public.agents (org_id, site_id);
 
 create trigger agents_touch before update on public.agents

@@ -18,7 +18,7 @@ declare
   made integer;
   owner public.agents := private.agent_named(create_version_for_caller.agent, create_version_for_caller.org_id, 'agents.publish');
 begin
-  -- One number at a time.
+  -- Two drafts never get one number.
   perform from public.agents where agents.id = owner.id for update;
   if jsonb_typeof(create_version_for_caller.config) is distinct from 'object' or length(create_version_for_caller.config::text) > 200000 then
     perform private.fail(422, 'bad_config', 'A version is an object of at most 200,000 characters.');
@@ -34,7 +34,7 @@ $$;
 comment on function private.create_version_for_caller is 'Draft a version of an agent; it decides nothing until it is published. Answers its number.';
 grant execute on function private.create_version_for_caller to authenticated;
 
--- security definer: a name may be that of several organizations' agents; only those are looked at where the caller may.
+-- security definer: agents of several organizations may have this name; only those of the caller's are looked at.
 create function private.agent_named(agent text, org_id uuid, permission text)
 returns public.agents
 language plpgsql stable security definer set search_path = ''
@@ -62,5 +62,5 @@ begin
   return meant[1];
 end;
 $$;
-comment on function private.agent_named is 'The agent that the caller means and may deal with so.';
+comment on function private.agent_named is 'The agent of this name for which the caller has the permission.';
 grant execute on function private.agent_named to authenticated, service_role;

@@ -1,4 +1,4 @@
--- What a merge does with each column that holds a contact.
+-- Each column that holds a contact, and whether a merge moves it.
 
 insert into private.contact_references (table_name, column_name, on_merge) values
   ('contact_identifiers', 'contact_id', 'moves'),

@@ -1,6 +1,6 @@
--- What can happen: names, other names for them, who may say so, their schemas and samples.
+-- The event types: their names, aliases, senders, schemas and samples.
 
--- What a site says has one shape: how it was read, in our words, with the form as it came.
+-- Events of sites have one shape: the reading, in our words, with the form as it came.
 insert into public.event_types (name, description, aliases, from_sites, makes_lead, schema, sample) values
   ('form.submitted', 'Somebody sent a form of a site.', '{form_submit,form_submission,form_submitted,form}', true, true,
    '{"type": "object", "required": ["form"],

@@ -1,4 +1,4 @@
--- What must always be so.
+-- The invariants that the hub begins with.
 
 insert into public.invariants (name, description, severity, pauses, sql) values
 
@@ -13,7 +13,7 @@ insert into public.invariants (name, description, severity, pauses, sql) values
     limit 5000
   ) as latest
   join public.subscriptions on subscriptions.org_id = latest.org_id
-    -- What was changed in a transaction that was open then, the event did not see.
+    -- An event does not see what a transaction changed that was open then.
     and subscriptions.updated_at < latest.recorded_at - interval '1 minute' and private.wants(subscriptions.event_types, latest.type)
   where not exists (
       select from public.deliveries
@@ -97,7 +97,7 @@ $sql$),
   from (
     select receipts.org_id, receipts.source, receipts.key, receipts.event_id
     from public.receipts
-    -- Those of pulls never do, and are as many as were ever pulled.
+    -- Receipts of pulls never expire, and are as many as were ever pulled.
     where receipts.expires_at < 'infinity'
     order by receipts.expires_at desc
     limit 5000
@@ -107,7 +107,7 @@ $sql$),
 $sql$),
 
 ('enquiries_have_leads',
- 'Whoever asked at a site, in the newest 5,000 events that nothing caused, has a lead there.', 'critical', null, $sql$
+ 'Each contact that asked at a site, in the newest 5,000 events that nothing caused, has a lead there.', 'critical', null, $sql$
   select latest.org_id, format('the enquiry %s has no lead', latest.id) as found
   from (
     select events.id, events.org_id, events.contact_id, events.site_id, events.subject_type

@@ -1,4 +1,4 @@
--- What each role may do.
+-- The permissions of each role.
 
 insert into public.role_permissions (role, permission)
 select roles.role::public.member_role, permission

@@ -1,4 +1,4 @@
--- What happens without anybody asking.
+-- The jobs that the clock runs.
 
 select cron.schedule('forget_ended_keys', '50 * * * *', $$select private.forget_ended_keys()$$);
 select cron.schedule('make_event_partitions', '10 * * * *', $$select private.make_event_partitions()$$);

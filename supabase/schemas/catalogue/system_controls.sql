@@ -1,3 +1,3 @@
--- The hub's switches.
+-- The switches of the whole hub.
 
 insert into public.system_controls (name) values ('global_pause');

@@ -1,7 +1,7 @@
--- Facts: what is known of a contact, which event said it, and when.
+-- Facts: each thing that is known of a contact, with the event that said it and the time.
 --
--- The later event wins, in whatever order they are written: a replayed or late one never overwrites. What a person
--- corrects stays until a person corrects it again. A fact stays with the contact by whose identifier its event came;
+-- The later event wins, in whatever order they are written: a replayed or late one never overwrites. A correction by
+-- a user stays until a user corrects it again. A fact stays with the contact by whose identifier its event came;
 -- merges change how facts are read, not whose they are.
 
 create table public.contact_facts (
@@ -18,9 +18,9 @@ create table public.contact_facts (
   constraint contact_facts_key_length check (length(key) between 1 and 100),
   constraint contact_facts_said check (event_id is null or said_by is null)
 );
-comment on table public.contact_facts is 'What is known of a contact, which event or person said it, and when.';
+comment on table public.contact_facts is 'The facts about a contact: which event or user said each, and when.';
 comment on column public.contact_facts.event_id is 'The event that said it. No foreign key: partitions of events are archived one by one.';
-comment on column public.contact_facts.said_by is 'The person who corrected it: events do not overwrite it any more.';
+comment on column public.contact_facts.said_by is 'The user who corrected it: events do not overwrite it any more.';
 
 alter table public.contact_facts enable row level security, force row level security;
 grant select on public.contact_facts to authenticated, service_role;
@@ -54,9 +54,9 @@ begin
   end if;
 end;
 $$;
-comment on function private.learn_facts is 'Keep what an event said of a contact, unless a later one or a person has said it.';
+comment on function private.learn_facts is 'Keep the facts that an event said of a contact, unless a later event or a user has said otherwise.';
 
--- security definer: whoever may change a contact need not be able to write facts.
+-- security definer: changing a contact needs no right to write facts.
 create function private.learn_correction()
 returns trigger
 language plpgsql security definer set search_path = ''
@@ -71,7 +71,7 @@ begin
   return null;
 end;
 $$;
-comment on function private.learn_correction is 'Trigger: what a person corrects is a fact that events do not overwrite.';
+comment on function private.learn_correction is 'Trigger: a correction by a user is a fact that events do not overwrite.';
 
 create trigger contacts_corrected after update of name, language on public.contacts
   for each row

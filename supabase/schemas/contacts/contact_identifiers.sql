@@ -1,8 +1,9 @@
--- Identifiers: what points to a contact. A strong one points to one contact only; a weak one may be shared.
+-- Identifiers: addresses and numbers that point to a contact. A strong one points to one contact only; a weak one may
+-- be shared.
 --
--- They match by a key and keep what was given. Both rules are computed columns, so no writer can forget them. While a
--- contact is merged into another, its identifiers and leads are with that one, and home_id says whose they are by
--- themselves: where an unmerge returns them.
+-- They match by a key and keep the spelling that was given. Both rules are computed columns, so no writer can forget
+-- them. While a contact is merged into another, its identifiers and leads are with that one, and home_id names the
+-- contact to which an unmerge returns them.
 
 create type public.identifier_strength as enum ('strong', 'weak');
 
@@ -23,12 +24,12 @@ create table public.contact_identifiers (
   constraint contact_identifiers_of_org foreign key (org_id, contact_id) references public.contacts (org_id, id) on delete cascade,
   constraint contact_identifiers_value check (length(value) between 3 and 320)
 );
-comment on table public.contact_identifiers is 'What points to a contact. A strong one points to one contact only; a weak one may be shared.';
-comment on column public.contact_identifiers.value is 'As it was given: what we write to.';
-comment on column public.contact_identifiers.match_key is 'By what it matches: jo.smith+prime@gmail.com and josmith@gmail.com have one key.';
-comment on column public.contact_identifiers.suggestion is 'What was probably meant, when the domain looks mistyped. Nothing is written to it.';
+comment on table public.contact_identifiers is 'Addresses and numbers that point to a contact. A strong one points to one contact only; a weak one may be shared.';
+comment on column public.contact_identifiers.value is 'The address or number as it was given; messages go to it.';
+comment on column public.contact_identifiers.match_key is 'The key by which it matches: jo.smith+prime@gmail.com and josmith@gmail.com have one key.';
+comment on column public.contact_identifiers.suggestion is 'The address that was probably meant, when the domain looks mistyped. Nothing is sent to it.';
 comment on column public.contact_identifiers.home_id is
-  'Whose it is by itself; contact_id is with whom it is, because of a merge. No foreign key: a second one would make contacts(name) ambiguous over REST.';
+  'The contact that it belongs to; contact_id is the contact that holds it because of a merge. No foreign key: a second one would make contacts(name) ambiguous over REST.';
 comment on column public.contact_identifiers.event_id is 'The event that first gave it. No foreign key: partitions of events are archived one by one.';
 create unique index contact_identifiers_strong_unique on public.contact_identifiers (org_id, kind, match_key) where strength = 'strong';
 create index contact_identifiers_contact_idx on public.contact_identifiers (org_id, contact_id);

@@ -1,9 +1,9 @@
--- Merges: who was merged into whom, why, what moved, and whether it was undone.
+-- Merges: each contact that was merged into another, why, the rows that moved, and whether it was undone.
 --
--- The loser stays and names the contact under which it is seen. What is the person's state moves (identifiers, leads)
--- and remembers whose it is; what an event said or caused stays with the contact by whose identifier it came, and is
--- read through private.contact_family. So unmerging is not a guess: what came by the loser's own identifiers, before or
--- since, is the loser's. private.contact_references says of every table which of the two it is.
+-- The loser stays and names the contact under which it is visible. State (identifiers, leads) moves to the winner and
+-- keeps its home_id. Rows that an event said or caused stay with the contact by whose identifier the event came, and are
+-- read through private.contact_family. So unmerging is not a guess: all that came by the loser's own identifiers, before
+-- or since, is the loser's. private.contact_references says of every table which of the two it does.
 
 create table public.contact_merges (
   id           uuid primary key default private.uuid_v7(),
@@ -23,7 +23,7 @@ create table public.contact_merges (
   constraint contact_merges_two check (winner_id <> loser_id),
   constraint contact_merges_reason_length check (length(reason) between 1 and 1000)
 );
-comment on table public.contact_merges is 'Who was merged into whom, why, what moved, and whether it was undone.';
+comment on table public.contact_merges is 'Each contact that was merged into another, why, the rows that moved, and whether it was undone.';
 comment on column public.contact_merges.moved is 'The rows that went from the loser to the winner, by table.';
 create unique index contact_merges_one_winner on public.contact_merges (org_id, loser_id) where undone_at is null;
 create index contact_merges_loser_idx on public.contact_merges (org_id, loser_id, id desc);

@@ -1,4 +1,4 @@
--- Contact references: what happens to each column that holds a contact when two are merged.
+-- Contact references: whether a merge moves a column that holds a contact, or leaves it.
 
 create type private.merge_behaviour as enum ('moves', 'stays');
 
@@ -10,4 +10,4 @@ create table private.contact_references (
   primary key (table_name, column_name)
 );
 comment on table private.contact_references is
-  'Every column that holds a contact. What moves has contact_id and home_id, and moves by these rows alone; what stays is read through contact_family.';
+  'Every column that holds a contact. A table that moves has contact_id and home_id, and moves by these rows alone; a table that stays is read through contact_family.';

@@ -1,15 +1,15 @@
--- The timeline of a contact: what happened with this person and what agents did, newest first, a page at a time.
+-- The timeline of a contact: its events and the actions of agents, newest first, a page at a time.
 --
 -- Ids are made in the order of time in every log, so one id is a cursor for all of them. Each source gives at most one
 -- page per contact of the family, from the end of its index; another source is another branch. Row level security
--- decides what is seen.
+-- decides which rows a caller sees.
 
 create function public.contact_timeline(contact_id uuid, before_cursor uuid default null, page_size integer default 50)
 returns table (id uuid, source text, type text, at timestamptz, home_id uuid, site_id uuid, data jsonb)
 language plpgsql stable set search_path = ''
--- A few contacts have most events, and the planner cannot know which: it would sort all of theirs for one page.
+-- The planner cannot know which few contacts have most events: it would sort all of theirs for one page.
 set enable_sort = off
--- A plan in which the last sort cannot be avoided looks dear enough to compile; it is not.
+-- A plan that ends in a sort looks dear enough to compile; it is not.
 set jit = off
 as $$
 declare
@@ -38,5 +38,5 @@ begin
 end;
 $$;
 comment on function public.contact_timeline is
-  'Events and actions of a person, merged contacts included, newest first; before_cursor is the id of the last row of the page before. home_id of a row says whose it is by itself.';
+  'Events and actions of a contact and those merged into it, newest first; before_cursor is the id of the last row of the page before. home_id of a row is the contact that it belongs to.';
 grant execute on function public.contact_timeline to authenticated, service_role;

@@ -1,6 +1,6 @@
--- Cross-selling: people of one site who asked at another.
+-- Cross-selling: contacts of one site who asked at another.
 
--- From the leads: a form opens one at each site, and leads follow merges and their undoing.
+-- Read from leads: a form opens one at each site, and leads follow merges and their undoing.
 create view public.cross_sell_events with (security_invoker = true) as
 select
   leads.id, leads.org_id, leads.contact_id, contacts.name as contact_name,

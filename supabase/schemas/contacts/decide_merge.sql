@@ -10,7 +10,7 @@ $$;
 comment on function public.decide_merge is 'Decide whether two contacts of the merge queue are one (merge) or not (keep_apart). The older is the winner unless told otherwise.';
 grant execute on function public.decide_merge to authenticated, service_role;
 
--- security definer: who may is asked here, by the caller's own permission.
+-- security definer: the function itself asks for the caller's permission.
 create function private.decide_merge_for_caller(candidate uuid, decision public.merge_decision, winner uuid, reason text)
 returns jsonb
 language plpgsql security definer set search_path = ''

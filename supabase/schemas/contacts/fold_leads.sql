@@ -1,6 +1,6 @@
 -- Leads of merged contacts: one open lead a site stands for the others, until an unmerge.
 
--- Of several open leads of one person at one site, the furthest along stands for the others.
+-- The furthest of several open leads of one person at one site stands for the others.
 create function private.fold_leads(org_id uuid, contacts uuid[])
 returns jsonb
 language sql set search_path = ''
@@ -21,7 +21,7 @@ as $$
 $$;
 comment on function private.fold_leads is 'Let one open lead per site stand for those of several contacts; answers which were folded.';
 
--- A lead whose stand-in went to somebody else stands for itself again, beside what its contact has by now.
+-- A lead whose stand-in went to another contact stands for itself again, beside the leads that its contact has by now.
 create function private.unfold_leads(org_id uuid, contacts uuid[])
 returns void
 language plpgsql set search_path = ''
@@ -54,7 +54,7 @@ end;
 $$;
 comment on function private.unfold_leads is 'Undo the folding of leads whose stand-in is another contact''s.';
 
--- While two were one, a form of the one may have found the other's lead open. Each who asked keeps a lead.
+-- While two contacts were one, a form of the one may have found the other's lead open. Each that asked keeps a lead.
 create function private.reopen_leads(org_id uuid, contacts uuid[], since timestamptz)
 returns void
 language plpgsql set search_path = ''
@@ -79,4 +79,4 @@ begin
   ) as asked;
 end;
 $$;
-comment on function private.reopen_leads is 'Open a lead for who asked while merged and whose lead was the other''s.';
+comment on function private.reopen_leads is 'Open a lead for each contact that asked while merged and whose lead was the other''s.';

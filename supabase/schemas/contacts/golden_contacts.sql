@@ -1,7 +1,7 @@
--- Golden contacts: one row per person, with the latest that was said of any of their contacts.
+-- Golden contacts: one row per person, with the latest facts of any of their contacts.
 --
--- A view, so that it cannot differ from what it is made of; security_invoker, so that it shows to each caller what the
--- tables would. So are customers and cross_sell_events.
+-- A view cannot differ from the tables it is made of; security_invoker shows each caller the rows that the tables would.
+-- So do customers and cross_sell_events.
 
 create view public.golden_contacts with (security_invoker = true) as
 select
@@ -22,8 +22,8 @@ cross join lateral (
 ) as facts
 where contacts.merged_into is null;
 comment on view public.golden_contacts is
-  'The contacts that are seen: one row per person, without those merged into another, with the latest that was said of any of them.';
+  'The visible contacts: one row per person, without those merged into another, with the latest facts of any of them.';
 grant select on public.golden_contacts to authenticated, service_role;
--- Else a write is a 500: Postgres says what a view cannot do before it asks who may.
+-- Without this trigger a write is a 500: Postgres says that a view cannot be written before it asks for the right.
 create trigger golden_contacts_read_only instead of insert or update or delete on public.golden_contacts
   for each row execute function private.refuse_change();

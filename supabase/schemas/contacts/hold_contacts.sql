@@ -1,4 +1,4 @@
--- Locking people whole, for a merge or its undoing.
+-- Locking whole families of contacts, for a merge or its undoing.
 --
 -- A merge never waits for a row while it holds another: it takes all it needs at once or lets go and tries again.
 
@@ -14,7 +14,7 @@ begin
       perform private.take_contacts(contacts);
       return;
     exception when lock_not_available or deadlock_detected then
-      -- What was taken is let go with the block: whoever is ahead finishes, then we come again.
+      -- The locks go with the block, so that the transaction ahead can finish; then they are asked for again.
       if clock_timestamp() > deadline then
         perform private.fail(503, 'contacts_busy', 'Something else is being done with these contacts. Try again.');
       end if;
@@ -23,7 +23,7 @@ begin
   end loop;
 end;
 $$;
-comment on function private.hold_contacts is 'Lock some people whole until the end of the transaction.';
+comment on function private.hold_contacts is 'Lock the families of some contacts until the end of the transaction.';
 
 create function private.take_contacts(contacts uuid[])
 returns void
@@ -42,7 +42,7 @@ begin
     where identifiers.org_id = org and identifiers.contact_id = any (visible)
     order by identifiers.id);
 
-  -- Waits its turn among the submissions of these people, then keeps the others out.
+  -- Waits its turn among the submissions of these contacts, then keeps others out.
   perform private.lock_identifiers(org, keys);
   perform from public.contacts where contacts.id = any (family) order by contacts.id for update nowait;
   perform from public.leads where leads.org_id = org and leads.contact_id = any (visible) order by leads.id for update nowait;
@@ -57,4 +57,4 @@ begin
   end if;
 end;
 $$;
-comment on function private.take_contacts is 'Lock some people whole (identifiers, contacts, leads), or fail at once.';
+comment on function private.take_contacts is 'Lock the families of some contacts (identifiers, contacts, leads), or fail at once.';

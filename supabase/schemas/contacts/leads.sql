@@ -31,9 +31,9 @@ create table public.leads (
   constraint leads_score_range check (score between 0 and 100)
 );
 comment on table public.leads is 'One interest of one contact at one site; a contact may have several.';
-comment on column public.leads.scored_by is 'The event whose qualification gave the score: an older one never overwrites a newer.';
+comment on column public.leads.scored_by is 'The event whose qualification gave the score: an older event never overwrites a newer.';
 comment on column public.leads.home_id is
-  'Whose it is by itself; contact_id is with whom it is, because of a merge. No foreign key: a second one would make contacts(name) ambiguous over REST.';
+  'The contact that it belongs to; contact_id is the contact that holds it because of a merge. No foreign key: a second one would make contacts(name) ambiguous over REST.';
 comment on column public.leads.is_open is 'It is neither won nor lost, and no other lead stands for it.';
 comment on column public.leads.folded_into is 'Set while the same person''s other lead at this site stands for it because of a merge.';
 create unique index leads_one_open on public.leads (org_id, contact_id, site_id) where is_open;

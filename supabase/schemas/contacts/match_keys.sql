@@ -1,7 +1,7 @@
--- Match keys: people write one mailbox in many ways, and the key is what matches.
+-- Match keys: one mailbox has many spellings and one key, and keys are compared.
 --
--- jo.smith@gmail.com and JoSmith+prime@googlemail.com are one. A domain that looks mistyped is said beside the address,
--- for a person to see; nothing is changed.
+-- jo.smith@gmail.com and JoSmith+prime@googlemail.com are one. The right domain is suggested beside a mistyped one, for
+-- a person to see; nothing is changed.
 
 create type public.identifier_kind as enum ('email', 'phone');
 
@@ -13,7 +13,7 @@ begin
   return case when kind = 'email' then private.email_key(value) else value end;
 end;
 $$;
-comment on function private.match_key is 'By what an identifier matches.';
+comment on function private.match_key is 'The key by which an identifier matches.';
 
 -- A provider that is not named takes dots and tags as part of the name, and so do we: two contacts can be merged,
 -- two people in one contact are a leak.
@@ -39,7 +39,7 @@ begin
   return given;
 end;
 $$;
-comment on function private.email_key is 'By what an address matches: its case, dots and tags dropped where its provider drops them.';
+comment on function private.email_key is 'The key by which an address matches: its case, dots and tags dropped where its provider drops them.';
 
 create function private.email_suggestion(address text)
 returns text

@@ -20,7 +20,7 @@ create table public.merge_candidates (
   constraint merge_candidates_decided check ((decision is null) = (decided_at is null))
 );
 comment on table public.merge_candidates is 'Two contacts that may be one person; a person decides.';
-comment on column public.merge_candidates.decision is 'What a person decided; keeping two apart is remembered.';
+comment on column public.merge_candidates.decision is 'The decision of a user; keeping two apart is remembered.';
 create index merge_candidates_other_idx on public.merge_candidates (org_id, other_id);
 create index merge_candidates_open_idx on public.merge_candidates (org_id, id desc) where decided_at is null;
 

@@ -9,7 +9,7 @@ $$;
 comment on function public.merge_contacts is 'Merge a contact into another: everything of the loser is seen under the winner. Answers the merge_id that undoes it.';
 grant execute on function public.merge_contacts to authenticated, service_role;
 
--- security definer: who may is asked here, by the caller's own permission.
+-- security definer: the function itself asks for the caller's permission.
 create function private.merge_contacts_for_caller(winner uuid, loser uuid, reason text)
 returns jsonb
 language plpgsql security definer set search_path = ''
@@ -110,4 +110,4 @@ begin
   return moved;
 end;
 $$;
-comment on function private.move_rows is 'Bring what moves from one contact to another: all, or what is of certain homes.';
+comment on function private.move_rows is 'Move the rows of a contact to another: all, or those of certain homes.';

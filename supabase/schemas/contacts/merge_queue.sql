@@ -1,4 +1,4 @@
--- The merge queue: candidates that wait, with what agrees and what differs side by side.
+-- The merge queue: candidates that wait, with agreeing and differing facts side by side.
 
 create view public.merge_queue with (security_invoker = true) as
 select
@@ -44,8 +44,8 @@ where pair.decided_at is null
   and one.id <> other.id
   and not private.are_kept_apart(one.id, other.id);
 comment on view public.merge_queue is
-  'Contacts that may be one person, with what agrees and what differs side by side, and the events that gave what they share. decide_merge(id, …) decides.';
+  'Contacts that may be one person, with agreeing and differing facts side by side, and the events that gave the shared ones. decide_merge(id, …) decides.';
 grant select on public.merge_queue to authenticated, service_role;
--- Else a write is a 500: Postgres says what a view cannot do before it asks who may.
+-- Without this trigger a write is a 500: Postgres says that a view cannot be written before it asks for the right.
 create trigger merge_queue_read_only instead of insert or update or delete on public.merge_queue
   for each row execute function private.refuse_change();

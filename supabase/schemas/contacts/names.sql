@@ -1,4 +1,4 @@
--- Names of people: which may be one person's, and which says less than another.
+-- Names: whether two may be one person's, and whether one says less than another.
 
 -- "Jo Smith" agrees with "Smith, Jo" and with "Jo"; no name agrees with no name only.
 create function private.names_agree(one text, other text)

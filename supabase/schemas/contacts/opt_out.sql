@@ -1,4 +1,4 @@
--- Opting out: never contact again, on a channel or at all.
+-- Opting out: a contact is never written to or called again, on a channel or at all.
 
 create function public.opt_out(
   org_id uuid, reason text, contact_id uuid default null, kind public.identifier_kind default null, value text default null,
@@ -9,10 +9,10 @@ as $$
   select private.opt_out_for_caller(org_id, reason, contact_id, kind, value, channel, event_id);
 $$;
 comment on function public.opt_out is
-  'Never contact again: a contact (kind and value may say by which identifier it was said), or, without a contact, one identifier. One channel, or all.';
+  'Never write to or call a contact again (kind and value may name the identifier it was said by), or, without a contact, one identifier. One channel, or all.';
 grant execute on function public.opt_out to authenticated, service_role;
 
--- security definer: who may is asked here, by the caller's own permission.
+-- security definer: the function itself asks for the caller's permission.
 create function private.opt_out_for_caller(
   org_id uuid, reason text, contact_id uuid, kind public.identifier_kind, value text, channel text, event_id uuid)
 returns jsonb
@@ -79,7 +79,7 @@ end;
 $$;
 comment on function private.opt_out is 'Write an opt-out down, once.';
 
--- Whose word it is: the contact whose own identifier it came by, else every contact of the person.
+-- An opt-out by a contact's own identifier is that contact's; any other is every contact's of the family.
 create function private.speakers(contact_id uuid, kind public.identifier_kind, value text)
 returns uuid[]
 language plpgsql stable set search_path = ''
@@ -99,4 +99,4 @@ begin
   return family;
 end;
 $$;
-comment on function private.speakers is 'The contacts for which something holds that was said by this identifier, or by none that is known.';
+comment on function private.speakers is 'The contacts for which an opt-out holds that was said by this identifier, or by none that is known.';

@@ -1,8 +1,8 @@
--- Resolving: whose submission this is. An address decides; a number decides when the name agrees with one person.
+-- Resolving: the contact of a submission. An address decides; a number decides when the name agrees with one contact.
 --
--- The answer is the contact by whose identifier it came. While that one is merged into another it is seen under that
--- other, and leads open there; but the event keeps whose it is, so an unmerge has nothing to guess. What stays
--- ambiguous becomes a new contact and a row for a person to judge.
+-- The answer is the contact by whose identifier the submission came. While that contact is merged into another it is
+-- visible under that other, and leads open there; but the event keeps its own contact, so an unmerge has nothing to
+-- guess. An ambiguous submission becomes a new contact and a row for a person to judge.
 
 create function private.resolve_contact(org_id uuid, name text, email text, phone text, event_id uuid default null)
 returns uuid
@@ -49,7 +49,7 @@ begin
            strength::public.identifier_strength, resolve_contact.event_id
     from (values ('email', email, 'strong', email_is_new), ('phone', phone, 'weak', phone_is_new)) as given (kind, value, strength, is_new)
     where is_new
-    -- An address may be here already as a weak one, from before there was a key.
+    -- An address may be here already as a weak identifier, from before there was a key.
     on conflict do nothing;
   end if;
   if phone_is_new and phone_is_known then
@@ -58,14 +58,14 @@ begin
   return home;
 end;
 $$;
-comment on function private.resolve_contact is 'The contact of a person who gave a name, an address, a number: found, or made.';
+comment on function private.resolve_contact is 'The contact that gave a name, an address, a number: found, or made.';
 
 create function private.lock_identifiers(org_id uuid, match_keys text[])
 returns void
 language plpgsql set search_path = ''
 as $$
 begin
-  -- Whoever else brings the same address or number waits here, and so does a merge.
+  -- Another submission with the same address or number waits here, and so does a merge.
   -- Sorted by key: two transactions with the same two identifiers cannot lock crosswise.
   perform pg_advisory_xact_lock(key)
   from (
@@ -76,9 +76,9 @@ begin
   ) as keys;
 end;
 $$;
-comment on function private.lock_identifiers is 'Until the end of the transaction, nobody else resolves, merges or unmerges who has one of these.';
+comment on function private.lock_identifiers is 'Until the end of the transaction, no other resolves, merges or unmerges a contact with one of these identifiers.';
 
--- A number decides only for one person. Where several agree by name, it is whoever is known by the number alone.
+-- A number decides only for one contact. When several agree by name, the contact known by the number alone is meant.
 create function private.holder_of_phone(org_id uuid, phone text, name text, has_email boolean)
 returns uuid
 language plpgsql stable set search_path = ''
@@ -92,7 +92,7 @@ begin
     from public.contact_identifiers as known
     join public.contacts on contacts.id = known.home_id
     where known.org_id = holder_of_phone.org_id and known.kind = 'phone' and known.match_key = holder_of_phone.phone
-    -- A number that more than fifty people gave says nothing; the newest are where one of them comes back.
+    -- A number that more than fifty contacts gave says nothing; a contact that comes back is among the newest.
     order by known.home_id desc
     limit 50
   ), agreeing as (
@@ -121,9 +121,9 @@ begin
     limit 1);
 end;
 $$;
-comment on function private.holder_of_phone is 'The one contact whose phone this is, judging by the name; null when there is none or no telling.';
+comment on function private.holder_of_phone is 'The one contact that has this number, judging by the name; null when there is none or several.';
 
--- Once, when a contact first gives a number: who else has it may be the same person.
+-- Once, when a contact first gives a number: another contact that has it may be the same person.
 create function private.doubt_holders(org_id uuid, home uuid, visible uuid, phone text)
 returns void
 language plpgsql set search_path = ''
@@ -143,4 +143,4 @@ begin
   on conflict on constraint merge_candidates_pair do nothing;
 end;
 $$;
-comment on function private.doubt_holders is 'Let a person judge whether a contact is one of those who gave the same number.';
+comment on function private.doubt_holders is 'Let a person judge whether a contact is one of those that gave the same number.';

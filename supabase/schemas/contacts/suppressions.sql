@@ -1,9 +1,9 @@
--- Suppressions: who must not be written to or called any more, and who said so.
+-- Suppressions: contacts and identifiers that must not be written to or called any more, and who said so.
 --
--- Of an identifier (this address, this number) or of a contact (this person, by whatever identifier); on one channel
--- or on all. A merge makes the stricter side hold for both, because a contact is suppressed when anybody of its family
--- is. An unmerge never widens: what a merged person said by an identifier that is clearly one contact's own is that
--- contact's; anything else was written down for each of them.
+-- A suppression is of an identifier (this address, this number) or of a contact by whatever identifier, on one channel
+-- or on all. A merge makes the stricter side hold for both, because a contact is suppressed when any of its family is.
+-- An unmerge never widens: an opt-out that a merged contact said by an identifier clearly its own is its own; any other
+-- was written down for each of the family.
 
 create table public.suppressions (
   id         uuid primary key default private.uuid_v7(),
@@ -24,8 +24,8 @@ create table public.suppressions (
   constraint suppressions_reason_length check (length(reason) between 1 and 1000),
   constraint suppressions_once unique nulls not distinct (org_id, contact_id, kind, match_key, channel)
 );
-comment on table public.suppressions is 'Who must not be contacted: an identifier or a contact, on a channel or, without one, on all.';
-comment on column public.suppressions.match_key is 'The identifier, whoever has it: it need not be known to any contact.';
+comment on table public.suppressions is 'Identifiers and contacts that must not be written to or called, on a channel or, without one, on all.';
+comment on column public.suppressions.match_key is 'The key of the identifier; no contact need have it.';
 comment on column public.suppressions.event_id is 'The event in which it was said. No foreign key: partitions of events are archived one by one.';
 
 create trigger suppressions_audit after insert or update or delete on public.suppressions
@@ -55,4 +55,4 @@ begin
       and (said.channel is null or said.channel = is_suppressed.channel));
 end;
 $$;
-comment on function private.is_suppressed is 'Whether a person must not be contacted by this identifier on this channel.';
+comment on function private.is_suppressed is 'Whether a contact must not be written to or called by this identifier on this channel.';

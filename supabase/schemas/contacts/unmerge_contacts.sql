@@ -6,10 +6,10 @@ language sql set search_path = ''
 as $$
   select private.unmerge_contacts_for_caller(merge_id);
 $$;
-comment on function public.unmerge_contacts is 'Undo a merge: the loser gets back what is its own, also what came by its identifiers since.';
+comment on function public.unmerge_contacts is 'Undo a merge: the loser gets back its own rows, also those that came by its identifiers since.';
 grant execute on function public.unmerge_contacts to authenticated, service_role;
 
--- security definer: who may is asked here, by the caller's own permission.
+-- security definer: the function itself asks for the caller's permission.
 create function private.unmerge_contacts_for_caller(merge_id uuid)
 returns jsonb
 language plpgsql security definer set search_path = ''
@@ -58,7 +58,7 @@ begin
   perform private.unfold_leads(merge.org_id, array[visible, merge.loser_id]);
   perform private.reopen_leads(
     merge.org_id, private.contact_family(visible) || private.contact_family(merge.loser_id), merge.merged_at);
-  -- Who takes back what the queue proposed has decided it.
+  -- Undoing a merge that the queue proposed decides its candidate.
   update public.merge_candidates set decision = 'keep_apart', decided_at = now(), decided_by = (select auth.uid())
   where merge_candidates.id = merge.candidate_id;
 
@@ -67,4 +67,4 @@ begin
     source => private.doer(), contact_id => merge.loser_id, subject_type => 'contact', subject_id => visible);
 end;
 $$;
-comment on function private.unmerge_contacts is 'Undo a merge: what is the loser''s by itself, before or since, returns to it.';
+comment on function private.unmerge_contacts is 'Undo a merge: the loser''s own rows, from before or since, return to it.';

@@ -1,4 +1,4 @@
--- Actions: one decision of one agent, what it saw, what it chose, how sure, what came of it.
+-- Actions: one decision of one agent, with its input, reasons, confidence and outcome.
 
 create type public.action_outcome as enum ('self_resolved', 'escalated', 'failed');
 
@@ -37,9 +37,9 @@ create table public.agent_actions (
   constraint agent_actions_lead foreign key (org_id, lead_id) references public.leads (org_id, id),
   constraint agent_actions_confidence_range check (confidence between 0 and 1)
 );
-comment on table public.agent_actions is 'One decision of one agent: what it saw, what it chose, how sure, what came of it.';
-comment on column public.agent_actions.input is 'What the agent saw beside the event: its memory of the contact, and what it left out.';
-comment on column public.agent_actions.proposal is 'What the decision would change, while it needs a person''s review.';
+comment on table public.agent_actions is 'One decision of one agent, with its input, reasons, confidence and outcome.';
+comment on column public.agent_actions.input is 'The agent''s input beside the event: its memory of the contact, and the parts left out.';
+comment on column public.agent_actions.proposal is 'The effects of the decision, while it needs a user''s review.';
 create index agent_actions_agent_idx on public.agent_actions (org_id, agent_id, id desc);
 create index agent_actions_version_idx on public.agent_actions (org_id, version_id);
 create index agent_actions_event_idx on public.agent_actions (event_id);

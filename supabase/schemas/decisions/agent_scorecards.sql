@@ -21,7 +21,7 @@ create view private.judged_actions with (security_invoker = true) as
     from public.organizations
   ) as period on period.id = actions.org_id
   left join public.leads on leads.id = actions.lead_id;
-comment on view private.judged_actions is 'Each action with what came of it: did the person come back, was the judgement right.';
+comment on view private.judged_actions is 'Each action with its end: did the contact come back, was the judgement right.';
 grant select on private.judged_actions to authenticated, service_role;
 
 create view public.agent_scorecards with (security_invoker = true) as
@@ -38,9 +38,9 @@ create view public.agent_scorecards with (security_invoker = true) as
   from private.judged_actions
   where id >= private.uuid_v7_floor(now() - interval '90 days')
   group by org_id, agent_id, agent, (created_at at time zone 'UTC')::date;
-comment on view public.agent_scorecards is 'Per agent and day of the last 90: runs and how they ended. Self-resolved only if the person did not come back within came_back_days.';
+comment on view public.agent_scorecards is 'Per agent and day of the last 90: runs and how they ended. Self-resolved only if the contact did not come back within came_back_days.';
 grant select on public.agent_scorecards to authenticated, service_role;
--- Else a write is a 500: Postgres says what a view cannot do before it asks who may.
+-- Without this trigger a write is a 500: Postgres says that a view cannot be written before it asks for the right.
 create trigger agent_scorecards_read_only instead of insert or update or delete on public.agent_scorecards
   for each row execute function private.refuse_change();
 
@@ -66,7 +66,7 @@ begin
       'mean_confidence', round(avg(confidence), 3),
       'judged', count(was_right),
       'accuracy', round(avg(was_right::integer), 3),
-      -- Above zero it is surer than it is right.
+      -- Above zero the agent is surer than it is right.
       'overconfidence', round(avg(confidence) filter (where was_right is not null) - avg(was_right::integer), 3),
       'calibration', coalesce((
         select jsonb_agg(jsonb_build_object('confidence', bin.mean, 'accuracy', bin.accuracy, 'count', bin.count) order by bin.mean)

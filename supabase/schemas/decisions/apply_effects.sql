@@ -1,4 +1,4 @@
--- What handled deliveries change: actions, leads' scores, memories, new events.
+-- The effects of handled deliveries: actions, leads' scores, memories, new events.
 
 create function private.apply_effects(settled private.settling[])
 returns void
@@ -71,4 +71,4 @@ begin
   where it.effects ? 'events';
 end;
 $$;
-comment on function private.apply_effects(private.settling[]) is 'What handled deliveries change: actions, leads'' scores, memories, new events.';
+comment on function private.apply_effects(private.settling[]) is 'Write the effects of handled deliveries: actions, leads'' scores, memories, new events.';

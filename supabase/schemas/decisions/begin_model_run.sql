@@ -1,4 +1,4 @@
--- Reserving what a question to a model may take, before it is asked.
+-- Reserving the tokens and cost of a question to a model, before it is asked.
 
 -- security definer: hub_service may touch no table itself.
 create function hub.begin_model_run(
@@ -40,7 +40,7 @@ begin
   end if;
   token_limit := private.day_limit(org.settings, 'day_tokens', begin_model_run.day_tokens);
   cent_limit := private.day_limit(org.settings, 'day_cents', begin_model_run.day_cents);
-  -- A rehearsal leaves the other half of the day to who asks today.
+  -- A rehearsal leaves the other half of the day's limit to live deliveries.
   if org.mode = 'rehearsal' then
     token_limit := token_limit / 2;
     cent_limit := cent_limit / 2;
@@ -71,7 +71,7 @@ begin
   return jsonb_build_object('state', 'begun');
 end;
 $$;
-comment on function hub.begin_model_run is 'Reserve what a question to a model may take: begun, answered already, or refused with the reason.';
+comment on function hub.begin_model_run is 'Reserve the tokens and cost of a question to a model: begun, answered already, or refused with the reason.';
 grant execute on function hub.begin_model_run to hub_service;
 
 create function private.is_lease_held(delivery_id uuid, lease_token uuid)
@@ -86,7 +86,7 @@ as $$
 $$;
 comment on function private.is_lease_held is 'Whether a delivery is still handled under this lease.';
 
--- A limit that is not a number is one that nobody can keep: nothing may be spent.
+-- A limit that is not a number cannot be kept: nothing may be spent.
 create function private.day_limit(settings jsonb, name text, versions numeric)
 returns numeric
 language sql immutable set search_path = ''

@@ -1,8 +1,8 @@
--- Decision credits: what a model's decision costs an organization that was granted credits.
+-- Decision credits: a model's decision costs one, in an organization that was granted credits.
 --
--- It pays one for each decision by a model, in the transaction that writes it, and without any the rules decide; those
--- that ask at the same moment may overdraw by as many. An organization that never was granted any is not limited:
--- tokens and cost stand with its actions.
+-- The credit is taken in the transaction that writes the decision. Without credits the rules decide; decisions at the
+-- same moment may overdraw by as many. An organization that never was granted any is not limited: tokens and cost stand
+-- with its actions.
 
 create table public.credit_accounts (
   org_id     uuid primary key references public.organizations (id),
@@ -35,7 +35,7 @@ comment on table public.decision_credits is 'Each grant, and each decision that 
 create unique index decision_credits_once on public.decision_credits (action_id) where action_id is not null;
 create index decision_credits_list_idx on public.decision_credits (org_id, id desc);
 
--- security definer: whoever writes an action or a grant need not be able to write the account.
+-- security definer: writing an action or a grant needs no right to write the account.
 create function private.count_credits()
 returns trigger
 language plpgsql security definer set search_path = ''
@@ -47,7 +47,7 @@ begin
   return null;
 end;
 $$;
-comment on function private.count_credits is 'Trigger: the balance is the sum of what was granted and taken.';
+comment on function private.count_credits is 'Trigger: the balance is the sum of credits granted and taken.';
 
 create trigger decision_credits_append_only before update or delete on public.decision_credits
   for each row execute function private.refuse_change();
@@ -60,7 +60,7 @@ grant insert on public.decision_credits to service_role;
 create policy "members read credits" on public.decision_credits for select to authenticated
   using (org_id in (select private.my_orgs('actions.read')));
 
--- security definer: whoever writes an action need not be able to write credits.
+-- security definer: writing an action needs no right to write credits.
 create function private.take_credits()
 returns trigger
 language plpgsql security definer set search_path = ''
@@ -89,7 +89,7 @@ as $$
 $$;
 comment on function private.may_ask_model is 'Whether an organization has a credit left, or never had any to count.';
 
--- Whoever runs the hub grants, with the secret key: an organization that granted itself would have no limit.
+-- Only the secret key grants: an organization that granted itself would have no limit.
 create function public.grant_credits(org_id uuid, amount integer, reason text)
 returns bigint
 language plpgsql set search_path = ''

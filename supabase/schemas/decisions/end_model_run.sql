@@ -1,4 +1,4 @@
--- Putting what a question took in the place of what was reserved.
+-- Putting the tokens and cost that a question took in the place of those reserved.
 
 -- security definer: hub_service may touch no table itself.
 create function hub.end_model_run(delivery_id uuid, lease_token uuid, tokens bigint, cost_cents numeric, answer jsonb)
@@ -27,5 +27,5 @@ begin
   where model_runs.delivery_id = end_model_run.delivery_id;
 end;
 $$;
-comment on function hub.end_model_run is 'Put what a question took in the place of what was reserved, and keep the answer until the delivery is settled.';
+comment on function hub.end_model_run is 'Put the tokens and cost that a question took in the place of those reserved, and keep the answer until the delivery is settled.';
 grant execute on function hub.end_model_run to hub_service;

@@ -1,8 +1,8 @@
--- Model runs: what a delivery asked a model, what it took and what was answered, until the delivery is history.
+-- Model runs: a delivery's question to a model, its tokens and cost, and the answer, until the delivery is history.
 --
--- What asking costs is reserved before it is asked, within the day's limits of the organization. A delivery that is
--- handled again, because its function was killed after the answer, finds that answer here and does not pay twice. What
--- was reserved and never ended counts as spent. A day is a day in UTC.
+-- The cost of a question is reserved before it is asked, within the day's limits of the organization. A delivery that is
+-- handled again, because its function was killed after the answer, finds that answer here and does not pay twice. A
+-- reservation that never ended counts as spent. A day is a day in UTC.
 
 create table private.model_spending (
   org_id     uuid not null references public.organizations (id),
@@ -12,7 +12,7 @@ create table private.model_spending (
 
   primary key (org_id, day)
 );
-comment on table private.model_spending is 'What an organization''s agents spend on models in a day, what is reserved included.';
+comment on table private.model_spending is 'Tokens and cost that an organization''s agents spend on models in a day, those reserved included.';
 
 create table private.model_runs (
   delivery_id     uuid primary key references public.deliveries (id) on delete cascade,
@@ -29,7 +29,7 @@ create table private.model_runs (
 
   constraint model_runs_reserved check (reserved_tokens >= 0 and reserved_cents >= 0)
 );
-comment on table private.model_runs is 'What a delivery asked a model, what it took and what was answered, until the delivery is history.';
+comment on table private.model_runs is 'A delivery''s question to a model, its tokens and cost, and the answer, until the delivery is history.';
 create index model_runs_org_idx on private.model_runs (org_id);
 create index model_runs_updated_idx on private.model_runs (updated_at);
 

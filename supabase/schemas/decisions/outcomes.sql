@@ -1,4 +1,4 @@
--- Outcomes: what later became of a decision, attached by what happens to the lead and by reviews.
+-- Outcomes: the later fate of a decision, attached when its lead is won or lost and by reviews.
 
 create table public.outcomes (
   id         uuid primary key default private.uuid_v7(),
@@ -11,7 +11,7 @@ create table public.outcomes (
   constraint outcomes_known check (kind in ('won', 'lost', 'approved', 'rejected')),
   constraint outcomes_once unique (action_id, kind)
 );
-comment on table public.outcomes is 'What later became of a decision: its lead was won or lost, a person approved or rejected it.';
+comment on table public.outcomes is 'The later fate of a decision: its lead was won or lost, a user approved or rejected it.';
 create index outcomes_list_idx on public.outcomes (org_id, id desc);
 
 alter table public.outcomes enable row level security, force row level security;
@@ -19,7 +19,7 @@ grant select on public.outcomes to authenticated, service_role;
 create policy "members read outcomes" on public.outcomes for select to authenticated
   using (org_id in (select private.my_orgs('actions.read')));
 
--- security definer: whoever moves a lead may write no outcome.
+-- security definer: moving a lead gives no right to write outcomes.
 create function private.attach_lead_outcome()
 returns trigger
 language plpgsql security definer set search_path = ''
@@ -39,7 +39,7 @@ create trigger leads_outcome after update of stage on public.leads
   for each row when (new.stage in ('won', 'lost') and old.stage is distinct from new.stage)
   execute function private.attach_lead_outcome();
 
--- security definer: whoever reviews may write no outcome.
+-- security definer: reviewing gives no right to write outcomes.
 create function private.attach_review_outcome()
 returns trigger
 language plpgsql security definer set search_path = ''

@@ -1,4 +1,4 @@
--- Reviews: a person lets an agent's proposal take effect, or not.
+-- Reviews: a user lets an agent's proposal take effect, or not.
 
 create function public.review_action(action_id uuid, approve boolean)
 returns text
@@ -9,7 +9,7 @@ $$;
 comment on function public.review_action is 'Let an agent''s proposal take effect, or not.';
 grant execute on function public.review_action to authenticated;
 
--- security definer: a review applies effects, which no person may write themselves.
+-- security definer: a review applies effects, which no user may write themselves.
 create function private.review_action_for_caller(action_id uuid, approve boolean)
 returns text
 language plpgsql security definer set search_path = ''
@@ -27,7 +27,7 @@ begin
   if approve is null then
     perform private.fail(422, 'no_decision', 'Say whether it is approved: true or false.');
   end if;
-  -- The first decision stands, whoever else pressed at the same moment.
+  -- The first of two reviews at the same moment stands.
   if action.review is distinct from 'pending' then
     perform private.fail(409, 'already_reviewed', 'This action does not wait for a review.');
   end if;

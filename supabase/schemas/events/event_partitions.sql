@@ -20,7 +20,7 @@ begin
     continue when to_regclass('private.' || partition) is not null;
     lower_bound := private.uuid_v7_floor(month);
     upper_bound := private.uuid_v7_floor(month + interval '1 month');
-    -- What the default partition took meanwhile stands in the way, and belongs here.
+    -- Rows of this month in the default partition stand in the way, and belong here.
     select exists (select from private.events_elsewhere where id >= lower_bound and id < upper_bound) into has_strays;
     if has_strays then
       alter table public.events detach partition private.events_elsewhere;

@@ -1,4 +1,4 @@
--- Event types: the catalogue of what can happen, one name for each kind, whatever a sender calls it.
+-- Event types: the catalogue of happenings, one name for each kind, whatever a sender calls it.
 
 create table public.event_types (
   name        text primary key,
@@ -11,16 +11,16 @@ create table public.event_types (
 
   constraint event_types_form check (name ~ '^[a-z_]+\.[a-z_]+$')
 );
-comment on table public.event_types is 'The catalogue of what can happen.';
+comment on table public.event_types is 'The catalogue of happenings: their names, aliases and schemas.';
 comment on column public.event_types.from_sites is 'A site may say that it happened; else only the hub does.';
-comment on column public.event_types.makes_lead is 'Somebody asked for something: it opens a lead, and needs a way to answer.';
+comment on column public.event_types.makes_lead is 'An event of this type opens a lead, and needs an address or a number for the answer.';
 
 alter table public.event_types enable row level security, force row level security;
 grant select on public.event_types to authenticated, service_role;
 create policy "everybody signed in may read the catalogue" on public.event_types for select to authenticated
   using ((select auth.uid()) is not null);
 
--- security definer: whoever may write a type need not be able to change subscriptions.
+-- security definer: writing a type needs no right to change subscriptions.
 create function private.learn_event_type()
 returns trigger
 language plpgsql security definer set search_path = ''
@@ -63,5 +63,5 @@ as $$
   select coalesce(array_agg(coalesce(private.canonical_type(written.type), written.type) order by written.place), '{}')
   from unnest(types) with ordinality as written (type, place);
 $$;
-comment on function private.canonical_types is 'Names for names, aliases and patterns, in their order; what is unknown stays as it is.';
+comment on function private.canonical_types is 'Names for names, aliases and patterns, in their order; an unknown one stays as it is.';
 grant execute on function private.canonical_types to authenticated, service_role;

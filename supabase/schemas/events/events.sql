@@ -1,4 +1,4 @@
--- Events: a thing that happened, with its time and its cause; never changed.
+-- Events: each is a thing that happened, with its time and its cause; never changed.
 --
 -- The table is partitioned month by month by its v7 id, so the primary key is the id alone. Partitions live in
 -- private, where no API role reaches past the policies of the parent. work/dispatch_events.sql makes the deliveries.

@@ -1,4 +1,4 @@
--- Receipts: what was accepted under which key. The same again gets the first answer.
+-- Receipts: each submission that was accepted, by its keys. The same submission again gets the first answer.
 
 create table public.receipts (
   source      text not null,
@@ -13,9 +13,9 @@ create table public.receipts (
   primary key (source, key),
   constraint receipts_key_length check (length(key) between 1 and 300)
 );
-comment on table public.receipts is 'What was accepted under which key: the same again gets the first answer.';
-comment on column public.receipts.secret_id is 'The secret it was signed with, so that one can be ended when nobody uses it any more. No foreign key: it would cost a look-up for each form.';
-comment on column public.receipts.body_sha256 is 'Null: pulled, and whatever body comes under this key is the same submission.';
+comment on table public.receipts is 'Each submission that was accepted, by its keys: the same submission again gets the first answer.';
+comment on column public.receipts.secret_id is 'The secret that proved its site, so that a secret can be ended when nobody uses it any more. No foreign key: it would cost a look-up for each form.';
+comment on column public.receipts.body_sha256 is 'Null for a pulled submission: any body under this key is the same submission.';
 create index receipts_expired_idx on public.receipts (expires_at);
 create index receipts_org_idx on public.receipts (org_id);
 

@@ -6,5 +6,5 @@ language sql immutable set search_path = ''
 as $$
   select source ~ '^(site|pull|webhook|email|phone|sms|whatsapp|provider):';
 $$;
-comment on function private.is_from_outside is 'Whether an event of this source is what somebody outside did.';
+comment on function private.is_from_outside is 'Whether somebody outside did the event of this source.';
 grant execute on function private.is_from_outside to authenticated, service_role;

@@ -1,4 +1,4 @@
--- What triggers of many tables do: keep updated_at true, refuse to rewrite history.
+-- Triggers of many tables: they keep updated_at true and refuse to rewrite history.
 
 create function private.touch_updated_at()
 returns trigger

@@ -1,9 +1,9 @@
--- The ground: extensions, the three schemas, the hub's roles, and what nobody is given by default.
+-- The ground: extensions, the three schemas, the hub's roles, and the rights that nobody has by default.
 --
--- public is what people reach through REST under row level security, hub is what functions may call as role
--- hub_service, private is what nobody calls from outside.
+-- public is reached through REST under row level security. hub holds what functions may call as role hub_service.
+-- private holds what nobody calls from outside.
 
--- Functions may name what a later storey makes: their bodies are read when they run.
+-- Functions may name objects of a later storey: their bodies are read when they run.
 set check_function_bodies = off;
 
 create extension if not exists pg_net with schema extensions;
@@ -12,7 +12,7 @@ create extension if not exists supabase_vault cascade;
 
 create schema hub;
 create schema private;
-comment on schema hub is 'What functions may call, as role hub_service. Not exposed to REST.';
+comment on schema hub is 'SQL functions that serverless functions call, as role hub_service. Not exposed to REST.';
 comment on schema private is 'Helpers and partitions. Nobody calls them from outside.';
 
 -- Roles belong to the server, not to the database: a restored dump finds them there already.
@@ -32,7 +32,7 @@ grant usage on schema hub to hub_service;
 -- hub_reader asks the invariants: it may read tables, and nothing else.
 grant hub_reader to postgres;
 grant usage on schema public, private to hub_reader;
--- Policies, views and functions of public call private helpers as the person who asks.
+-- Policies, views and functions of public call private helpers as the caller.
 grant usage on schema private to authenticated, service_role;
 
 -- A hosted project still hands out TRUNCATE, TRIGGER and REFERENCES on new tables, which row level

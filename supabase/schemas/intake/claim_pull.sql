@@ -25,7 +25,7 @@ begin
   set lease_token = gen_random_uuid(),
       leased_until = clock_timestamp() + make_interval(secs => least(claim_pull.lease_seconds, 600)),
       last_started_at = clock_timestamp(),
-      -- Should this pull die, the others are not to wait behind it for ever.
+      -- A pull that dies must not keep the others waiting behind it for ever.
       next_at = clock_timestamp() + interval '1 minute'
   where pull_sources.id = source.id
   returning * into source;
@@ -93,7 +93,7 @@ as $$
   join public.sites on sites.id = pull_sources.site_id and sites.enabled
   join public.organizations on organizations.id = pull_sources.org_id and organizations.closed_at is null
   where pull_sources.enabled
-    -- The clock ticks once a minute: what is due before the next tick is due now.
+    -- The clock ticks once a minute: a source that is due before the next tick is due now.
     and pull_sources.next_at <= now() + interval '30 seconds'
     and coalesce(pull_sources.leased_until, '-infinity') < now();
 $$;
@@ -105,4 +105,4 @@ language sql set search_path = ''
 as $$
   select private.invoke('pull-site') where exists (select from private.due_pulls());
 $$;
-comment on function private.kick_pulls is 'Call pull-site when a source is due; cron calls this.';
+comment on function private.kick_pulls is 'Kick pull-site when a source is due; cron calls this.';

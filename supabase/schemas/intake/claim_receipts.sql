@@ -1,9 +1,9 @@
--- Keys: pushed and pulled are one. A submission may have several keys, and each of them leads to its event.
+-- Keys: a submission is one, pushed or pulled. It may have several keys, and each of them leads to its event.
 --
--- A push is known by what is signed or its Idempotency-Key, and by its own submission_id, or by its content; a pulled
--- item by its id, and by its content where a push without any key brought it first. A pull's body is not compared,
--- since a list may tell more of a submission than its form did, and its receipt stays for good, since a cursor may be
--- set back. What a page sent has keys of its own: it is the pulled item only if it says all that the item says.
+-- A push is known by its signed message id or its Idempotency-Key, and by its submission_id, or by its content. A pulled
+-- item is known by its id, and by its content where a push without any key brought it first. A pull's body is not
+-- compared, since a list may tell more of a submission than its form did, and its receipt stays for good, since a cursor
+-- may be set back. A page's form has keys of its own: it is the pulled item only if it says all that the item says.
 
 create function private.claim_submission(site public.sites, said private.submission, type text, event_id uuid, digest bytea)
 returns uuid
@@ -28,7 +28,7 @@ begin
     private.claim_receipts(site, keys, coalesce(first, event_id), digest, type, is_pull, said.secret_id), first);
 end;
 $$;
-comment on function private.claim_submission is 'Give a submission''s keys to an event; answers the one that has them already, else null.';
+comment on function private.claim_submission is 'Give a submission''s keys to an event; answers the event that has them already, else null.';
 
 create function private.claim_receipts(
   site public.sites, keys text[], event_id uuid, digest bytea, type text, is_pull boolean, secret_id uuid)
@@ -57,7 +57,7 @@ begin
     return null;
   end if;
 
-  -- A second statement, because only a fresh snapshot sees what a concurrent sender has just committed.
+  -- A second statement, because only a fresh snapshot sees the receipt that a concurrent sender has just committed.
   select receipts.event_id, receipts.body_sha256, events.type, given.turn into first
   from unnest(keys) with ordinality as given (key, turn)
   join public.receipts on receipts.source = origin and receipts.key = given.key
@@ -65,7 +65,7 @@ begin
   left join public.events on events.id = receipts.event_id
   where receipts.event_id <> claim_receipts.event_id
     and (given.turn = 1
-      -- A second key decides only where the body agrees; a content that one pulled item has taken is not another's.
+      -- A second key decides only when the body agrees; a content that one pulled item has taken is not another's.
       or case when is_pull then receipts.body_sha256 is not null else coalesce(receipts.body_sha256, digest) = digest end)
   order by given.turn
   limit 1;
@@ -91,7 +91,7 @@ begin
   return first.event_id;
 end;
 $$;
-comment on function private.claim_receipts is 'Give a submission''s keys to an event; answers the one that has them already, else null.';
+comment on function private.claim_receipts is 'Give a submission''s keys to an event; answers the event that has them already, else null.';
 
 create function private.sent_by_page(site public.sites, id text, type text, form jsonb, digest bytea)
 returns uuid

@@ -1,4 +1,4 @@
--- Naming a kind that sites send: from now on, and for what has come already.
+-- Naming a kind that sites send: from now on, and for events that have come already.
 
 create function public.name_kind(kind text, means text)
 returns integer
@@ -6,10 +6,10 @@ language sql set search_path = ''
 as $$
   select private.name_kind_for_caller(kind, means);
 $$;
-comment on function public.name_kind is 'Let a kind that sites send mean a known type of event, from now on and for what has come already. Answers how many that are.';
+comment on function public.name_kind is 'Let a kind that sites send mean a known type of event, from now on and for events that have come already. Answers how many those are.';
 grant execute on function public.name_kind to service_role;
 
--- security definer: kinds are the hub's, not an organization's; whoever holds the secret key says what they mean.
+-- security definer: kinds are the hub's, not an organization's; only the secret key says what they mean.
 create function private.name_kind_for_caller(kind text, means text)
 returns integer
 language plpgsql security definer set search_path = ''
@@ -62,4 +62,4 @@ begin
   return recognised;
 end;
 $$;
-comment on function private.recognise_events is 'Say what unknown events were, once their kind has a name: each causes one of that name, the oldest 5000 at once.';
+comment on function private.recognise_events is 'Name unknown events whose kind has a name by now: each causes an event of that name, the oldest 5000 at once.';

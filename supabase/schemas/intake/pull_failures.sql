@@ -1,6 +1,6 @@
--- Pull failures: items that could not be recorded, kept as they came, until they are recorded or a person dismisses them.
+-- Pull failures: items that could not be recorded, kept as they came, until they are recorded or a user dismisses them.
 --
--- They hold the watermark until a person decides.
+-- They hold the watermark until a user decides.
 
 create type public.pull_failure_status as enum ('open', 'retry', 'resolved', 'dismissed');
 
@@ -22,9 +22,9 @@ create table public.pull_failures (
   constraint pull_failures_once unique (source_id, key),
   constraint pull_failures_key_length check (length(key) between 1 and 300)
 );
-comment on table public.pull_failures is 'Pulled items that could not be recorded: kept as they came, until they are recorded or a person dismisses them.';
-comment on column public.pull_failures.status is 'A person sets retry, and the next pull reads the item again, or dismissed.';
-comment on column public.pull_failures.item is 'The item as JSON text: what jsonb refuses must be kept as well.';
+comment on table public.pull_failures is 'Pulled items that could not be recorded: kept as they came, until they are recorded or a user dismisses them.';
+comment on column public.pull_failures.status is 'A user sets retry, and the next pull reads the item again, or dismissed.';
+comment on column public.pull_failures.item is 'The item as JSON text: an item that jsonb refuses must be kept as well.';
 create index pull_failures_source_idx on public.pull_failures (org_id, source_id, status);
 
 create trigger pull_failures_touch before update on public.pull_failures

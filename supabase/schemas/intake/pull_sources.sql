@@ -1,6 +1,6 @@
--- Pull sources: a list of a partner's that is fetched page by page.
+-- Pull sources: lists of partners that are fetched page by page.
 --
--- For a site that cannot push, and to find what a push lost. A source holds its cursor, and hub.record_page writes a
+-- They serve sites that cannot push, and find what a push lost. A source holds its cursor, and hub.record_page writes a
 -- page's items and the cursor after it in one transaction, so a crash neither skips nor doubles.
 
 create type public.pull_paging as enum ('cursor', 'since');
@@ -48,22 +48,22 @@ create table public.pull_sources (
   constraint pull_sources_every_range check (every between interval '1 minute' and interval '1 day'),
   constraint pull_sources_leased check ((lease_token is null) = (leased_until is null))
 );
-comment on table public.pull_sources is 'A list of a partner''s that is pulled: where it is, how far it was read, and until when everything is here.';
-comment on column public.pull_sources.kinds is 'Which known event types its items may be; the first is that of items that do not say.';
-comment on column public.pull_sources.mapping is 'Our names and where its items have them, such as {"id": "uuid", "email": "customer.mail"}.';
-comment on column public.pull_sources.id_prefix is 'Put before its ids, where a second list of the same site counts from one again.';
-comment on column public.pull_sources.pushes is 'Its site pushes as well: what only the pull brought counts as a gap.';
+comment on table public.pull_sources is 'Lists of partners that are pulled: the URL, the cursor, and the time until which everything is here.';
+comment on column public.pull_sources.kinds is 'The known event types that its items may be; the first is the type of items that do not say.';
+comment on column public.pull_sources.mapping is 'Our names and the fields in which its items have them, such as {"id": "uuid", "email": "customer.mail"}.';
+comment on column public.pull_sources.id_prefix is 'A prefix of its ids, needed when a second list of the same site counts from one again.';
+comment on column public.pull_sources.pushes is 'Its site pushes as well: an item that only the pull brought counts as a gap.';
 comment on column public.pull_sources.watermark is 'Everything that happened before this is here. It never goes back.';
-comment on column public.pull_sources.gaps_since is 'When its end was first reached while its site pushes: what only the pull brought before is history, not a gap.';
+comment on column public.pull_sources.gaps_since is 'When its end was first reached while its site pushes: an item that only the pull brought before then is history, not a gap.';
 comment on column public.pull_sources.items is 'How many items were new; the events are those with source pull:<name>.';
-comment on column public.pull_sources.gaps is 'How many of them a push should have brought.';
+comment on column public.pull_sources.gaps is 'How many items a push should have brought.';
 comment on column public.pull_sources.failures is 'Failed pulls in a row.';
 create index pull_sources_site_idx on public.pull_sources (org_id, site_id);
 create index pull_sources_due_idx on public.pull_sources (next_at) where enabled;
 
 create trigger pull_sources_touch before update on public.pull_sources
   for each row execute function private.touch_updated_at();
--- Not how far it was read: that is told by the events.
+-- The cursor is not audited: the events tell how far a list was read.
 create trigger pull_sources_audit after insert or delete
   or update of name, url, paging, page_size, kinds, mapping, id_prefix, pushes, every, enabled on public.pull_sources
   for each row execute function private.audit_change('all');

@@ -1,6 +1,6 @@
--- Recording what happened at a site, once, under its keys or else its content.
+-- Recording a submission once, under its keys or else its content.
 --
--- The event's data is how the form was read, in our words, with the form as it came under `form`.
+-- The event's data is the reading of the form, in our words, with the form as it came under `form`.
 
 create function private.record_once(site public.sites, said private.submission)
 returns jsonb
@@ -60,4 +60,4 @@ begin
 end;
 $$;
 comment on function private.record_once is
-  'Record what happened at a site once, under its keys or else its content; answer its event and contact and whether it was known already.';
+  'Record a submission once, under its keys or else its content; answer its event and contact and whether it was known already.';

@@ -1,4 +1,4 @@
--- Recording a page of a list and the cursor that follows it; whoever lost the lease records nothing.
+-- Recording a page of a list and the cursor that follows it; a pull that lost its lease records nothing.
 
 -- security definer: hub_service may touch no table itself.
 create function hub.record_page(
@@ -19,7 +19,7 @@ declare
   outcome text;
   counts jsonb := '{"recorded": 0, "duplicates": 0, "failed": 0}';
 begin
-  -- The lease's token is the fence, and so is the cursor that the page was read from: somebody may have set it back.
+  -- The lease's token is the fence, and so is the cursor that the page was read from: a user may have set it back.
   select * into source
   from public.pull_sources
   where pull_sources.id = record_page.source_id
@@ -60,7 +60,7 @@ begin
   return counts || '{"is_ours": true}';
 end;
 $$;
-comment on function hub.record_page is 'Record a page of items and the cursor that follows it, if the lease is still ours; answers what became of them.';
+comment on function hub.record_page is 'Record a page of items and the cursor that follows it, if the lease is still held; answers how many were recorded, duplicates and failed.';
 grant execute on function hub.record_page to hub_service;
 
 create function private.record_pulled(source public.pull_sources, site public.sites, item jsonb)
@@ -69,7 +69,7 @@ language plpgsql set search_path = ''
 as $$
 declare
   failure text := item ->> 'failure';
-  -- By which an item is known that has no id, or whose id could not be read.
+  -- The key of an item that has no id, or whose id could not be read.
   content_key text := 'content:' || encode(sha256(convert_to(item ->> 'item', 'UTF8')), 'hex');
   item_key text := coalesce(item ->> 'key', content_key);
   written text;
@@ -79,7 +79,7 @@ declare
   recorded jsonb;
   rule text;
 begin
-  -- What is here already is not missing because its list tells it another way now.
+  -- An item that is recorded is not missing because its list now tells it otherwise.
   if failure is not null and exists (
     select from public.receipts where receipts.source = 'site:' || site.slug and receipts.key = 'key:' || item_key
   ) then
@@ -88,7 +88,7 @@ begin
 
   written := coalesce(item ->> 'kind', source.kinds[1]);
   select * into known from public.event_types where event_types.name = private.canonical_type(written);
-  -- Stored as a push of an unknown kind is, for it opens nothing. What the hub alone says, nobody's list says for it.
+  -- An unknown kind is stored as a push of one is, for it opens nothing. A kind that only the hub may say is refused.
   if known.name is null and item ->> 'kind' is not null then
     kind := written;
   elsif known.from_sites and known.name = any (private.canonical_types(source.kinds)) then
@@ -110,8 +110,8 @@ begin
       when serialization_failure or deadlock_detected then
         raise;
       when others then
-        -- One that cannot be recorded must not take the others with it. Postgres' own words may quote what a
-        -- customer wrote; its code, the rule's name and our own words do not.
+        -- An item that cannot be recorded must not take the others with it. Postgres' own words may quote a customer;
+        -- its code, the rule's name and our own words do not.
         get stacked diagnostics rule = constraint_name;
         failure := case when sqlstate like 'PT%' then sqlerrm else concat_ws(' ', 'It could not be recorded:', sqlstate, nullif(rule, '')) end;
     end;

@@ -1,7 +1,7 @@
--- Recording a submission: whether the secret is valid and it is the sender's turn, then once, whatever it is.
+-- Recording a submission: its secret must be valid and its turn come; then it is recorded once.
 --
--- A kind that the catalogue does not know is stored and opens no lead. A browser is believed less: it may send what
--- opens a lead, its keys are its own, and all else it says is quarantined.
+-- A kind that the catalogue does not know is stored and opens no lead. A browser is believed less: it may send kinds
+-- that open a lead, its keys are its own, and any other kind it sends is quarantined.
 
 create type private.submission as (
   kind            text,
@@ -19,7 +19,7 @@ create type private.submission as (
   pulled_by       text
 );
 comment on type private.submission is
-  'What a site sent: the form as it came, how it is read in our words, who it is from, and by which keys it is known.';
+  'A site''s submission: the form as it came, its reading in our words, its contact, and its keys.';
 
 -- security definer: hub_service may touch no table itself.
 create function hub.record_submission(secret_id uuid, submission jsonb, address text default null)
@@ -46,7 +46,7 @@ begin
   said.from_page := shown.kind = 'page';
   said.pulled_by := null;
 
-  -- The address first: one that sends too much must not use up the turns of others.
+  -- The address comes first: one that sends too much must not use up the turns of others.
   if said.from_page then
     perform private.take_address_turn(site.id, 'page', coalesce(address, 'unknown'), site.max_per_minute_per_address);
     perform private.take_site_turn(site.id, 'page', site.max_per_second_from_pages);
@@ -57,5 +57,5 @@ begin
 end;
 $$;
 comment on function hub.record_submission is
-  'Record a submission of whoever showed this secret, if it is their turn; answer its event and contact and whether it was known already.';
+  'Record a submission of the site that proved itself with this secret, if it is its turn; answer its event and contact and whether it was known already.';
 grant execute on function hub.record_submission to hub_service;

@@ -1,6 +1,6 @@
--- Turns of addresses, for what comes from browsers.
+-- Turns of addresses: how much browsers at one address may send.
 
--- Kept for as long as they say anything: a minute.
+-- A row is kept for a minute: after that its address has rested.
 create table private.address_turns (
   site_id uuid not null references public.sites (id) on delete cascade,
   purpose text not null,
@@ -10,7 +10,7 @@ create table private.address_turns (
   primary key (site_id, purpose, address),
   constraint address_turns_address_length check (length(address) between 1 and 64)
 );
-comment on table private.address_turns is 'When an address has used none of its burst any more.';
+comment on table private.address_turns is 'When each address will have rested, with its whole burst free again.';
 create index address_turns_free_idx on private.address_turns (free_at);
 
 create function private.take_address_turn(site_id uuid, purpose text, address text, per_minute integer)
@@ -35,7 +35,7 @@ begin
   end if;
 end;
 $$;
-comment on function private.take_address_turn is 'One more from an address, or 429.';
+comment on function private.take_address_turn is 'Take a turn of an address, or raise 429.';
 
 -- security definer: hub_service may touch no table itself.
 create function hub.count_page_token(site_id uuid, address text)

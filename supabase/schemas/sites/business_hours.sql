@@ -1,4 +1,4 @@
--- Business hours: what may stand in a site's hours, and between which times it was open.
+-- Business hours: the form of a site's hours.
 
 create function private.is_time_zone(name text)
 returns boolean
@@ -23,5 +23,5 @@ as $$
     where day.key not in ('mon', 'tue', 'wed', 'thu', 'fri', 'sat', 'sun')
       or day.value::text !~ '^\[("([01]\d|2[0-3]):[0-5]\d", "(([01]\d|2[0-3]):[0-5]\d|24:00)")?\]$');
 $$;
-comment on function private.are_business_hours is 'Whether this says when a week''s days open and close: {"mon": ["07:30", "17:30"]}.';
+comment on function private.are_business_hours is 'Whether these are hours of a week''s days: {"mon": ["07:30", "17:30"]}.';
 grant execute on function private.are_business_hours to authenticated;

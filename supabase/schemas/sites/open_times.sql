@@ -1,4 +1,4 @@
--- When a site was open.
+-- Open times: the spans in which a site was open.
 
 create function private.open_times(site public.sites, since timestamptz, until timestamptz)
 returns table (opens timestamptz, closes timestamptz)
@@ -19,4 +19,4 @@ as $$
   ) as days
   where days.opens < until and days.closes > since and since < until;
 $$;
-comment on function private.open_times is 'When a site was open between two times, by its hours in its time zone.';
+comment on function private.open_times is 'The spans in which a site was open between two times, by its hours in its time zone.';

@@ -1,6 +1,6 @@
 -- Page keys: the secrets that sign page tokens, made with a site and changed each week.
 
--- security definer: whoever adds a site need not be able to write secrets.
+-- security definer: adding a site needs no right to write secrets.
 create function private.make_page_key()
 returns trigger
 language plpgsql security definer set search_path = ''
@@ -39,4 +39,4 @@ begin
   delete from vault.secrets using ended where secrets.id = ended.vault_id;
 end;
 $$;
-comment on function private.forget_ended_keys is 'A key that signs nothing any more is not kept; that there was one, is.';
+comment on function private.forget_ended_keys is 'Remove from the vault the keys that sign nothing any more; their rows stay.';

@@ -12,7 +12,7 @@ create table public.refusals (
   constraint refusals_reason_known check (reason in ('missing', 'secret', 'signature', 'timestamp', 'page_token', 'origin', 'revoked', 'rate', 'duplicate'))
 );
 comment on table public.refusals is 'How many requests stored nothing: per site, reason and minute, for two days.';
-comment on column public.refusals.reason is 'Why it was refused; duplicate: it was accepted, being here already.';
+comment on column public.refusals.reason is 'Why the request was refused; duplicate: it was accepted, being here already.';
 create index refusals_site_idx on public.refusals (org_id, site_id, minute);
 create index refusals_minute_idx on public.refusals (minute);
 
@@ -36,7 +36,7 @@ as $$
   on conflict on constraint refusals_pkey do update set count = refusals.count + excluded.count;
   select 'true'::jsonb;
 $$;
-comment on function hub.count_refusals is 'Add up what an instance refused lately, and what it was sent again.';
+comment on function hub.count_refusals is 'Add up the requests that an instance refused lately, and those that were sent again.';
 grant execute on function hub.count_refusals to hub_service;
 
 create function private.prune_limits()
@@ -46,4 +46,4 @@ as $$
   delete from private.address_turns where address_turns.free_at < now();
   delete from public.refusals where refusals.minute < now() - interval '2 days';
 $$;
-comment on function private.prune_limits is 'Remove addresses that have rested and refusals of old.';
+comment on function private.prune_limits is 'Remove addresses that have rested and old refusals.';

@@ -20,7 +20,7 @@ begin
     perform private.fail(404, 'unknown_site', 'There is no site ' || site_slug || '.');
   end if;
 
-  -- Page keys and the secrets of senders replace their own sort only.
+  -- Page keys replace page keys only, and secrets of any other kind replace those.
   update private.site_secrets set valid_to = now() + old_valid_for
   where site_secrets.site_id = target
     and site_secrets.sha256 <> digest
@@ -63,7 +63,7 @@ returns text
 language plpgsql set search_path = ''
 as $$
 declare
-  -- Each brings 122 random bits.
+  -- Each UUID brings 122 random bits.
   random bytea := uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid());
   secret text := encode(sha256(random), 'hex');
 begin

@@ -1,4 +1,4 @@
--- What an ingest function must know of its site.
+-- The site as an ingest function knows it: its row and its secrets.
 
 -- security definer: hub_service may touch no table itself.
 create function hub.site(slug text)
@@ -28,7 +28,7 @@ as $$
   where sites.slug = site.slug
     and sites.enabled;
 $$;
-comment on function hub.site is 'What an ingest function must know of its site, keys that sign included; null when there is none.';
+comment on function hub.site is 'A site as its ingest function must know it, keys that sign included; null when there is none.';
 grant execute on function hub.site to hub_service;
 
 create function private.plain_key(vault_id uuid)
@@ -38,7 +38,7 @@ as $$
 begin
   return (select decrypted_secrets.decrypted_secret from vault.decrypted_secrets where decrypted_secrets.id = vault_id);
 exception when others then
-  -- As after a restore under another vault key: the site's other secrets work on.
+  -- After a restore under another vault key the site's other secrets work on.
   raise warning 'the vault cannot read key %: %', vault_id, sqlstate;
   return null;
 end;

@@ -6,7 +6,7 @@ create view private.site_secret_kinds as
   from private.site_secrets
   join public.sites on sites.id = site_secrets.site_id
   where coalesce(site_secrets.valid_to, 'infinity') > now();
-comment on view private.site_secret_kinds is 'The secrets that sites have now, by kind; is_weak: whoever sees one request can send others.';
+comment on view private.site_secret_kinds is 'The secrets that sites have now, by kind; is_weak: anybody who sees one request can send others.';
 
 create function public.site_secret_kinds()
 returns setof private.site_secret_kinds
@@ -14,10 +14,10 @@ language sql stable set search_path = ''
 as $$
   select * from private.site_secret_kinds_for_caller();
 $$;
-comment on function public.site_secret_kinds is 'The kinds of secret that the caller''s sites have now, never the secrets; is_weak: whoever sees one request can send others.';
+comment on function public.site_secret_kinds is 'The kinds of secret that the caller''s sites have now, never the secrets; is_weak: anybody who sees one request can send others.';
 grant execute on function public.site_secret_kinds to authenticated, service_role;
 
--- security definer: nobody reads secrets, members only that there are some.
+-- security definer: nobody reads secrets; members read only their kinds.
 create function private.site_secret_kinds_for_caller()
 returns setof private.site_secret_kinds
 language plpgsql stable security definer set search_path = ''

@@ -1,8 +1,8 @@
 -- Site secrets: a site proves itself with a secret of a kind.
 --
--- static is the secret itself in a header: accepted, and weak, for whoever sees one request has it. standard (Standard
--- Webhooks) and hmac sign timestamp and body. page signs the short-lived tokens that browsers post with. A site may
--- have secrets of several kinds at once, so that it can change from one to another without losing a form. Keys that
+-- static is the secret itself in a header: accepted, and weak, for anybody who sees one request has it. standard
+-- (Standard Webhooks) and hmac sign timestamp and body. page signs the short-lived tokens that browsers post with. A site
+-- may have secrets of several kinds at once, so that it can change from one to another without losing a form. Keys that
 -- sign are kept in the vault, for a digest cannot check a signature.
 
 create type public.secret_kind as enum ('static', 'standard', 'hmac', 'page');
@@ -21,7 +21,7 @@ create table private.site_secrets (
   constraint site_secrets_unique unique (sha256)
 );
 comment on table private.site_secrets is 'The secrets by which sites prove themselves; two are valid at once while one replaces the other.';
-comment on column private.site_secrets.sha256 is 'Of the secret as it is written. All that is kept of a static one.';
+comment on column private.site_secrets.sha256 is 'The digest of the secret as it is written; of a static one nothing else is kept.';
 comment on column private.site_secrets.vault_id is 'The key in the vault, while it may sign.';
 create index site_secrets_site_idx on private.site_secrets (site_id);
 

@@ -1,4 +1,4 @@
--- Sites: places of business inside an organization. A row is what makes the hub accept a site.
+-- Sites: places of business inside an organization. The hub accepts a site that has a row.
 
 create table public.sites (
   id                         uuid primary key default private.uuid_v7(),
@@ -34,10 +34,10 @@ create table public.sites (
   constraint sites_max_per_second_from_pages_range check (max_per_second_from_pages between 1 and 1000000),
   constraint sites_max_per_minute_per_address_range check (max_per_minute_per_address between 1 and 1000000)
 );
-comment on table public.sites is 'The site registry: a brand, a web source, its hours. A row is what makes the hub accept a site.';
+comment on table public.sites is 'The site registry: a brand, a web source, its hours. The hub accepts a site that has a row.';
 comment on column public.sites.allowed_origins is 'Web origins whose browsers may post forms.';
-comment on column public.sites.max_per_second is 'Submissions with a secret or signature, in the long run; fifteen to twenty seconds'' worth may come at once.';
-comment on column public.sites.max_per_second_from_pages is 'The same of browsers, counted apart: they cannot use up what servers may send.';
+comment on column public.sites.max_per_second is 'Submissions of servers, in the long run; fifteen to twenty seconds'' worth may come at once.';
+comment on column public.sites.max_per_second_from_pages is 'Submissions of browsers, counted apart: they cannot use up the turns of servers.';
 comment on column public.sites.max_per_minute_per_address is 'Submissions of browsers from one address; a minute''s worth may come at once.';
 comment on column public.sites.business_hours is 'When each day opens and closes, in the site''s time zone; a day left out is closed, none at all: always open.';
 comment on column public.sites.quiet_alert_after is 'Open hours without a sign of life after which a site is silent at the latest; its own rate may say so sooner. To be raised for a site with little traffic.';
@@ -58,7 +58,7 @@ begin
   return new;
 end;
 $$;
-comment on function private.check_site_hours is 'Trigger: what the constraints of these columns would refuse by their names is refused in words.';
+comment on function private.check_site_hours is 'Trigger: hours and time zones that the constraints refuse by name are refused in words.';
 
 create trigger sites_touch before update on public.sites
   for each row execute function private.touch_updated_at();

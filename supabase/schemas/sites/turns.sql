@@ -1,8 +1,8 @@
--- Turns: how much a site and an address may send.
+-- Turns: each submission takes one, and a site has only so many a second.
 --
 -- A site's turns are a bucket that leaks at the site's rate and holds twenty seconds' worth. A form takes its turn in
 -- the bucket if nobody holds that row, else aside, in another row that nobody holds: so no form waits for another one.
--- The next form that gets the bucket pours in what was taken aside. While the bucket is less than half full, one form of
+-- The next form that gets the bucket pours in the turns taken aside. While the bucket is less than half full, one form of
 -- several takes the turns of all of them, by chance: a site far from its limit costs a look-up.
 
 create unlogged table private.site_turns (
@@ -70,7 +70,7 @@ begin
   end if;
 end;
 $$;
-comment on function private.take_site_turn is 'One more from a site, or 429. Forms that come at the same instant may not see each other.';
+comment on function private.take_site_turn is 'Take a turn of a site, or raise 429. Forms that come at the same instant may not see each other.';
 
 create function private.take_turns_aside(site_id uuid, purpose text, per_second integer, turns integer)
 returns void
@@ -92,7 +92,7 @@ begin
   if used + turns > per_second * 20 then
     perform private.refuse_turn(((used + turns) / per_second - 20)::numeric);
   elsif used is null and pg_try_advisory_xact_lock(hashtextextended(purpose || site_id, 0)) then
-    -- The first of a site makes the row; whoever comes at the same instant goes aside and waits for nobody.
+    -- The first form of a site makes the row; a form at the same instant goes aside and waits for nobody.
     insert into private.site_turns (site_id, purpose, level, at, poured)
     values (take_turns_aside.site_id, take_turns_aside.purpose, 0, taken_at, 0)
     on conflict on constraint site_turns_pkey do nothing;
@@ -116,7 +116,7 @@ end;
 $$;
 comment on function private.take_turns_aside is 'Take turns in a row that nobody holds, or raise 429.';
 
--- Above the burst a level is one of a higher rate, and a time in the future one of a clock that was set back.
+-- A level above the burst was taken at a higher rate, and a time in the future by a clock that was set back.
 create function private.turns_used(level double precision, at timestamptz, aside bigint, taken_at timestamptz, per_second integer)
 returns double precision
 language plpgsql immutable set search_path = ''
@@ -125,7 +125,7 @@ begin
   return greatest(least(level, per_second * 20) - per_second * abs(date_part('epoch', taken_at - at)), 0) + greatest(aside, 0);
 end;
 $$;
-comment on function private.turns_used is 'How full a bucket is: what it held, less what has leaked since, and what was taken aside.';
+comment on function private.turns_used is 'How full a bucket is: its level, less the turns that have leaked since, and those taken aside.';
 
 create function private.refuse_turn(seconds numeric)
 returns void

@@ -1,6 +1,6 @@
 -- The trigger that writes a change to the audit log.
 
--- security definer: whoever may make a change need not be able to write the log.
+-- security definer: making a change needs no right to write the log.
 create function private.audit_change()
 returns trigger
 language plpgsql security definer set search_path = ''

@@ -1,8 +1,8 @@
--- The audit log: who changed what, before and after, in a chain that shows every later change.
+-- The audit log: each change with its user, before and after, in a chain that shows every later tampering.
 --
--- Each row carries the SHA-256 of itself and of the row before it in its organization, and the last one's stands
--- apart as the head. Nobody may update, delete or truncate; private.verify_audit_log finds what somebody did who
--- switched the triggers off, unless they wrote the whole chain and its head anew.
+-- Each row carries the SHA-256 of itself and of the row before it in its organization; the head keeps the last one's
+-- apart. Nobody may update, delete or truncate. Tampering with the triggers switched off is found by
+-- private.verify_audit_log, unless the whole chain and its head were written anew.
 
 create table public.audit_log (
   org_id        uuid not null references public.organizations (id),
@@ -19,7 +19,7 @@ create table public.audit_log (
 
   primary key (org_id, number)
 );
-comment on table public.audit_log is 'Who changed what; append-only, hash-chained per organization.';
+comment on table public.audit_log is 'Each change with its user; append-only, hash-chained per organization.';
 create index audit_log_resource_idx on public.audit_log (org_id, resource_type, resource_id, number desc);
 
 create trigger audit_log_append_only before update or delete on public.audit_log

@@ -1,4 +1,4 @@
--- Who asks, and in which organizations they may.
+-- Callers: the organizations in which a caller has a permission.
 --
 -- Policies ask private.my_orgs('<table>.<verb>'); functions that act for a user ask private.permit.
 

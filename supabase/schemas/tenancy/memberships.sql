@@ -1,4 +1,4 @@
--- Memberships: who belongs to an organization, in which role.
+-- Memberships: the users of an organization, each in a role.
 
 create table public.memberships (
   org_id      uuid not null references public.organizations (id),
@@ -10,7 +10,7 @@ create table public.memberships (
 
   primary key (org_id, user_id)
 );
-comment on table public.memberships is 'Who belongs to an organization, in which role.';
+comment on table public.memberships is 'The users of an organization, each in a role.';
 create index memberships_user_idx on public.memberships (user_id);
 
 create trigger memberships_touch before update on public.memberships
@@ -33,4 +33,4 @@ as $$
   where organizations.slug = org_slug
   on conflict on constraint memberships_pkey do update set role = excluded.role;
 $$;
-comment on function private.add_member is 'Make somebody a member, or change the role.';
+comment on function private.add_member is 'Make a user a member, or change their role.';

@@ -1,4 +1,4 @@
--- Organizations: the tenant, who pays, who may see what.
+-- Organizations: the tenants; each pays, and sees its own rows.
 
 create table public.organizations (
   id           uuid primary key default private.uuid_v7(),
@@ -18,7 +18,7 @@ create table public.organizations (
   constraint organizations_slug_form check (slug ~ '^[a-z][a-z0-9-]{1,62}$'),
   constraint organizations_alert_every_range check (alert_every between interval '0' and interval '7 days')
 );
-comment on table public.organizations is 'The tenant: who pays, who may see what.';
+comment on table public.organizations is 'The tenants; each pays, and sees its own rows.';
 comment on column public.organizations.paused is 'Deliveries wait while true.';
 comment on column public.organizations.closed_at is 'Closed for good: nobody sees it, nothing is sent for it.';
 comment on column public.organizations.alert_every is 'How often at most one topic''s alerts are told.';

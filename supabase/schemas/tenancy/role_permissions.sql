@@ -1,4 +1,4 @@
--- What each role may do: the one place where rights stand. Policies and API checks read the same rows.
+-- The permissions of each role, in one place. Policies and API checks read the same rows.
 
 create type public.member_role as enum ('admin', 'operator', 'closer', 'viewer');
 
@@ -8,7 +8,7 @@ create table public.role_permissions (
 
   primary key (role, permission)
 );
-comment on table public.role_permissions is 'What each role may do. Policies and API checks both read it.';
+comment on table public.role_permissions is 'The permissions of each role. Policies and API checks both read them.';
 
 alter table public.role_permissions enable row level security, force row level security;
 grant select on public.role_permissions to authenticated, service_role;

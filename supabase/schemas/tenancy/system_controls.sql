@@ -1,4 +1,4 @@
--- Switches of the whole hub, for whoever runs it.
+-- Switches of the whole hub, for its operator.
 
 create table public.system_controls (
   name       text primary key,
@@ -7,7 +7,7 @@ create table public.system_controls (
 
   constraint system_controls_known check (name in ('global_pause'))
 );
-comment on table public.system_controls is 'Switches of the whole hub, for whoever runs it.';
+comment on table public.system_controls is 'Switches of the whole hub, for its operator.';
 
 create trigger system_controls_touch before update on public.system_controls
   for each row execute function private.touch_updated_at();

@@ -73,7 +73,7 @@ as $$
   left join cron.job on job.jobname = known.jobname
   left join private.check_job_late(job_components.org_id, '{}', now()) as late on late.subject = known.jobname;
 $$;
-comment on function private.job_components is 'What the clock runs, and whether it does.';
+comment on function private.job_components is 'The jobs of the clock, and whether each ran.';
 
 create function private.webhook_components(org_id uuid)
 returns setof private.component

@@ -1,4 +1,4 @@
--- Alerts: what a person should look at; one open alert per kind and subject.
+-- Alerts: each is a thing for a person to look at; one open alert per kind and subject.
 --
 -- private.open_alert and private.close_alert are the two doors.
 
@@ -24,12 +24,12 @@ create table public.alerts (
 
   constraint alerts_site foreign key (org_id, site_id) references public.sites (org_id, id)
 );
-comment on table public.alerts is 'What a person should look at; one open alert per kind and subject.';
-comment on column public.alerts.topic is 'What is told together: the subject, unless many subjects fail for one reason.';
+comment on table public.alerts is 'Things for a person to look at; one open alert per kind and subject.';
+comment on column public.alerts.topic is 'Alerts of one topic are told together: the subject, unless many subjects fail for one reason.';
 comment on column public.alerts.event_id is 'The event that showed it. No foreign key: partitions of events are archived one by one.';
 create unique index alerts_one_open on public.alerts (org_id, kind, subject) where closed_at is null;
 create index alerts_org_idx on public.alerts (org_id, id desc);
--- Alerts are few.
+-- A plain build will do: alerts are few.
 create index alerts_site_idx on public.alerts (org_id, site_id) where site_id is not null;
 create index alerts_untold_idx on public.alerts (id) where closed_at is null and last_notified_at is null;
 

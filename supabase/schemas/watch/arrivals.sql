@@ -1,13 +1,13 @@
--- Arrivals: what sites sent or had fetched from them, and when a site last did.
+-- Arrivals: events that sites sent or that were pulled from them, and the last time of each site.
 --
--- What a site sends has a source of site:<slug> or, fetched from it, pull:<name>. Where a pull makes up for what a push
--- loses, what was pulled does not say that the push lives.
+-- An event that a site pushed has the source site:<slug>, a pulled one pull:<name>. When a pull makes up for the losses
+-- of a push, a pulled event does not show that the push lives.
 
 create view private.arrivals as
   select events.id, events.org_id, events.site_id, left(events.source, 5) as prefix
   from public.events
   where left(events.source, 5) in ('site:', 'pull:') and events.data #>> '{form,submission_id}' is distinct from 'test-event';
-comment on view private.arrivals is 'What sites sent or had fetched from them, without the form by which `make new-site` tries a connection.';
+comment on view private.arrivals is 'Events that sites sent or that were pulled from them, without the form by which `make new-site` tries a connection.';
 
 create function private.last_arrival(site public.sites, before timestamptz)
 returns timestamptz

@@ -1,4 +1,4 @@
--- Checks of deliveries: what waits, and who fails.
+-- Checks of deliveries: subscriptions that wait, and targets that fail.
 
 create function private.check_deliveries_stuck(org_id uuid, config jsonb, at timestamptz)
 returns setof private.finding
@@ -34,8 +34,8 @@ create function private.check_function_failing(org_id uuid, config jsonb, at tim
 returns setof private.finding
 language sql stable set search_path = ''
 as $$
-  -- The latest two thousand failures tell as much as all of them, of the time in which they happened. A rehearsal's
-  -- tell of a draft.
+  -- The latest two thousand failures tell as much as all of them, for the time in which they happened. A rehearsal's
+  -- failures tell of a draft.
   with failures as materialized (
     select delivery_attempts.id, delivery_attempts.delivery_id
     from public.delivery_attempts
@@ -86,4 +86,4 @@ as $$
   where served.handled >= coalesce((config ->> 'failure_min')::integer, 10)
     and served.failed > served.handled * coalesce((config ->> 'failure_rate')::numeric, 0.2);
 $$;
-comment on function private.check_function_failing is 'Functions, and webhooks, that fail too large a share of what they were given within the last hour.';
+comment on function private.check_function_failing is 'Functions, and webhooks, that fail too large a share of their deliveries of the last hour.';

@@ -4,7 +4,7 @@ create table private.known_jobs (
   jobname  text primary key,
   seen_at  timestamptz not null default now()
 );
-comment on table private.known_jobs is 'The cron jobs there shall be: each that the monitor has seen. A migration that ends a job removes it here.';
+comment on table private.known_jobs is 'The cron jobs that must exist: each that the monitor has seen. A migration that ends a job removes it here.';
 
 create function private.check_job_late(org_id uuid, config jsonb, at timestamptz)
 returns setof private.finding
@@ -35,7 +35,7 @@ begin
   from private.known_jobs as known
   left join cron.job on job.jobname = known.jobname and job.active
   left join ended on ended.jobid = job.jobid
-  -- What ran before the server started, or was seen a moment ago, says nothing.
+  -- A run before the server started, or a job first seen a moment ago, says nothing.
   where job.jobid is null
     or greatest(ended.succeeded_at, pg_postmaster_start_time(), known.seen_at)
        < at - 2 * private.cron_interval(job.schedule) - interval '2 minutes';
@@ -56,4 +56,4 @@ as $$
     when schedule ~ '^\d+ \d+ \* \* \*$' or schedule in ('@daily', '@midnight') then interval '1 day'
   end;
 $$;
-comment on function private.cron_interval is 'How far apart a schedule''s runs are; null for what runs less than daily or at odd times.';
+comment on function private.cron_interval is 'How far apart a schedule''s runs are; null for a schedule rarer than daily or at odd times.';

@@ -6,7 +6,7 @@ language sql stable set search_path = ''
 as $$
   select
     sites.slug, 'warning'::public.alert_severity,
-    format('%s sent kinds that nobody knows: %s. What came so is kept and starts nothing until rpc/name_kind says what it means.',
+    format('%s sent kinds that nobody knows: %s. Their events are kept and start nothing until rpc/name_kind says what they mean.',
            sites.name, left(unknown.kinds, 200)),
     jsonb_build_object('kinds', left(unknown.kinds, 200), 'events', unknown.count),
     sites.id
@@ -23,7 +23,7 @@ as $$
       ) as latest
       group by latest.site_id, latest.type
     ) as kinds
-    -- Unless it has a name by now.
+    -- A kind that has a name by now is known.
     where private.canonical_type(kinds.type) is null
     group by kinds.site_id
   ) as unknown

@@ -1,7 +1,7 @@
--- The check of models: one that is asked and never decides.
+-- The check of models: a model that is asked and never decides.
 --
--- An action says it: the output of one for which a model was asked in vain names the reason as `fallback`. A day whose
--- limit is used up is as the organization wants it, unless not even one question fits into it.
+-- An action for which a model was asked in vain names the reason as `fallback` in its output. A day's limit that is used
+-- up is no finding, unless not even one question fits into it.
 
 create function private.fallbacks(org_id uuid, at_least integer default 3)
 returns table (agent_id uuid, message text)
@@ -13,7 +13,7 @@ as $$
            regexp_replace(streak.reason, '^decided by the rules: ', ''))
   from public.agents
   cross join lateral (
-    -- While a model is left alone, the reason is why.
+    -- While a model rests, the reason is why it does.
     select count(*) as runs, (array_agg(run.reason order by run.fallback = 'resting', run.id desc))[1] as reason
     from (
       select latest.*, bool_or(latest.fallback is null) over (order by latest.id desc) as is_before

@@ -1,4 +1,4 @@
--- Checks of pulls: stale, failed, and what a push should have brought.
+-- Checks of pulls: stale sources, failed items, and items that a push should have brought.
 
 create function private.check_pull_stale(org_id uuid, config jsonb, at timestamptz)
 returns setof private.finding
@@ -71,4 +71,4 @@ begin
     and missed.count >= coalesce((config ->> 'gaps_min')::integer, 5);
 end;
 $$;
-comment on function private.check_pull_gaps is 'Sites whose push should have brought what only their pull did.';
+comment on function private.check_pull_gaps is 'Sites whose push should have brought items that only their pull did.';

@@ -51,7 +51,7 @@ as $$
          and events.id >= private.uuid_v7_floor(at - interval '1 day')
        order by events.id desc
        limit 1),
-      -- Who repeats a submission has the right secret, too.
+      -- A repeated submission shows the right secret, too.
       (select max(refusals.minute)
        from public.refusals
        where refusals.org_id = sites.org_id and refusals.site_id = sites.id and refusals.reason = 'duplicate')) as accepted_at
@@ -59,7 +59,7 @@ as $$
   cross join lateral (
     select
       coalesce(sum(refusals.count) filter (where refusals.minute >= at - interval '1 hour'), 0) as lately,
-      -- What an instance counts is written a moment later than it happens.
+      -- An instance writes its counts a moment after they happen.
       coalesce(sum(refusals.count) filter (
         where refusals.minute > coalesce(last.accepted_at + interval '5 seconds', '-infinity')), 0) as in_a_row
     from public.refusals
@@ -109,7 +109,7 @@ as $$
     ) as latest
   ) as recent
   cross join lateral (
-    -- They make no event.
+    -- Repeats under a key make no event.
     select coalesce(sum(refusals.count), 0) as count
     from public.refusals
     where refusals.org_id = sites.org_id and refusals.site_id = sites.id and refusals.reason = 'duplicate'
@@ -121,4 +121,4 @@ as $$
         > (recent.arrivals + repeated.count) * coalesce((config ->> 'duplicates_rate')::numeric, 0.5);
 $$;
 comment on function private.check_duplicates_spike is
-  'Sites most of whose latest submissions are sent again under their key or repeat somebody who was just there: a sender that loops.';
+  'Sites most of whose latest submissions are sent again under their key or repeat a contact who was just there: a sender that loops.';

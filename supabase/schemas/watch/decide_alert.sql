@@ -1,4 +1,4 @@
--- A person acknowledges an alert, or closes it.
+-- Deciding about an alert: a user acknowledges it, or closes it.
 
 create function public.acknowledge_alert(alert_id uuid)
 returns jsonb
@@ -6,7 +6,7 @@ language sql set search_path = ''
 as $$
   select private.decide_alert_for_caller(alert_id, false);
 $$;
-comment on function public.acknowledge_alert is 'Say that somebody looks after an open alert.';
+comment on function public.acknowledge_alert is 'Say that a user looks after an open alert.';
 grant execute on function public.acknowledge_alert to authenticated, service_role;
 
 create function public.close_alert(alert_id uuid)
@@ -18,7 +18,7 @@ $$;
 comment on function public.close_alert is 'Close an alert by hand; it opens again when its reason is found again.';
 grant execute on function public.close_alert to authenticated, service_role;
 
--- security definer: who may is asked here, by the caller's own permission.
+-- security definer: the function itself asks for the caller's permission.
 create function private.decide_alert_for_caller(alert_id uuid, is_over boolean)
 returns jsonb
 language plpgsql security definer set search_path = ''

@@ -1,7 +1,7 @@
--- Explain: why a row is as it is, from what happened outside down to it, in plain words with the rows.
+-- Explain: why a row is as it is, from the happening outside down to the row, in plain words with the rows.
 --
--- Everything that came of a happening points back: an action to its delivery, a delivery to its event, an event to
--- the one that caused it. explain() walks that way as the caller, so it shows nobody more than they may read.
+-- Every consequence points back: an action to its delivery, a delivery to its event, an event to the event that caused
+-- it. explain() follows these as the caller, so it shows nobody more than they may read.
 
 create type private.step as (kind text, id uuid, at timestamptz, says text, data jsonb);
 comment on type private.step is 'One link of an explanation.';

@@ -1,4 +1,4 @@
--- The steps that led to an event, from where it began.
+-- The steps that led to an event, from its first cause.
 
 create function private.steps_to_event(event_id uuid, out steps private.step[], out origin jsonb)
 language plpgsql stable set search_path = ''
@@ -12,7 +12,7 @@ declare
   next_id uuid := steps_to_event.event_id;
 begin
   steps := '{}';
-  -- A circle, which nothing makes, must not hang whoever asks.
+  -- A circle of causes, which nothing makes, must not hang the caller.
   while not next_id = any (seen) loop
     seen := seen || next_id;
     select * into event from public.events where events.id = next_id;
@@ -38,7 +38,7 @@ begin
       origin := private.origin_in_words(event);
       return;
     end if;
-    -- Between a cause and what came of it stands who decided so.
+    -- The agent that decided stands between a cause and its consequence.
     select * into action from public.agent_actions
     where agent_actions.event_id = event.cause_id and agent_actions.agent = event.source and agent_actions.outcome <> 'failed';
     if found then
@@ -49,5 +49,5 @@ begin
   origin := jsonb_build_object('kind', 'unknown', 'says', 'It is said to have come of itself.');
 end;
 $$;
-comment on function private.steps_to_event is 'What led to an event, from where it began to the event itself.';
+comment on function private.steps_to_event is 'The steps that led to an event, from its first cause to the event itself.';
 grant execute on function private.steps_to_event to authenticated, service_role;

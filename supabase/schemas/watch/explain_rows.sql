@@ -15,7 +15,7 @@ begin
       event_id := delivery.event_id;
     end if;
   elsif alert.kind = 'site_silent' then
-    -- Not the look that found it: what the site sent last is what it has been silent since.
+    -- A silence is explained by the site's last arrival, not by the look that found it.
     event_id := coalesce((
       select events.id
       from public.events
@@ -26,7 +26,7 @@ begin
   end if;
 end;
 $$;
-comment on function private.steps_to_alert is 'An alert and what stands between it and the event that led to it; no event where the hub''s own watch found it.';
+comment on function private.steps_to_alert is 'The steps from the event that led to an alert down to the alert; no event when the hub''s own watch found it.';
 grant execute on function private.steps_to_alert to authenticated, service_role;
 
 create function private.delivery_steps(delivery public.deliveries)
@@ -69,7 +69,7 @@ begin
   return steps;
 end;
 $$;
-comment on function private.delivery_steps is 'A delivery, and the replay that put it in line.';
+comment on function private.delivery_steps is 'A delivery, and the replay that put it in line again.';
 grant execute on function private.delivery_steps to authenticated, service_role;
 
 create function private.action_step(action public.agent_actions)

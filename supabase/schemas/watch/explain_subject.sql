@@ -41,7 +41,7 @@ begin
   end if;
 end;
 $$;
-comment on function private.steps_to_subject is 'What a row is, and what stands between it and the event that led to it.';
+comment on function private.steps_to_subject is 'The steps from the event that led to a row down to the row itself.';
 grant execute on function private.steps_to_subject to authenticated, service_role;
 
 create function private.steps_to_lead(lead public.leads, out steps private.step[], out event_id uuid)
@@ -69,7 +69,7 @@ begin
     order by events.id limit 1));
 end;
 $$;
-comment on function private.steps_to_lead is 'A lead''s score, and who gave it.';
+comment on function private.steps_to_lead is 'A lead''s score, and the agent that gave it.';
 grant execute on function private.steps_to_lead to authenticated, service_role;
 
 create function private.steps_to_action(action public.agent_actions)

@@ -1,4 +1,4 @@
--- Findings: what a check of the data monitor answers for each thing that is wrong.
+-- Findings: a check of the data monitor answers one for each thing that is wrong.
 --
 -- A check is private.check_<kind of alert>(organization, the agent's thresholds, the time it is).
 
@@ -9,4 +9,4 @@ create type private.finding as (
   details  jsonb,
   site_id  uuid
 );
-comment on type private.finding is 'What a check answers for each thing that is wrong.';
+comment on type private.finding is 'The answer of a check for each thing that is wrong.';

@@ -1,6 +1,6 @@
 -- Status: each part of the hub as ok, degraded or not configured, computed, never typed.
 --
--- What only the functions know (which of them answer, which providers they have keys for) the function `status` adds.
+-- The function `status` adds what only functions know: which of them answer, and which providers they have keys for.
 
 create type private.component as (kind text, name text, state text, reason text);
 comment on type private.component is 'A part of the hub and how it is: ok, degraded or not configured.';
@@ -14,7 +14,7 @@ $$;
 comment on function public.hub_status is 'Sites, agents, jobs, pulls and outgoing webhooks, each ok, degraded or not configured, with the reason.';
 grant execute on function public.hub_status to authenticated, service_role;
 
--- security definer: jobs and secrets are nobody's to read; who may see how they are is asked here.
+-- security definer: nobody reads jobs and secrets; the function itself asks who may see their state.
 create function private.hub_status_for_caller()
 returns jsonb
 language plpgsql security definer set search_path = ''

@@ -1,7 +1,7 @@
--- Telling of alerts: one that opens or closes is an event, and whoever subscribes to alert.* learns of it.
+-- Telling of alerts: an alert that opens or closes is an event, and subscribers to alert.* learn of it.
 --
--- It stands in triggers, so that it holds whoever writes. What comes and goes is told at most once per topic and
--- organizations.alert_every; what was held back is told when that time is over, if it is still open.
+-- Triggers tell, so that it holds for every writer. A topic is told of at most once per organizations.alert_every; an
+-- alert that was held back is told when that time is over, if it is still open.
 
 create table private.alert_notices (
   org_id      uuid not null references public.organizations (id),
@@ -13,7 +13,7 @@ create table private.alert_notices (
 );
 comment on table private.alert_notices is 'When a topic''s alerts were last told.';
 
--- security definer: whoever may open or close an alert need not be able to write events.
+-- security definer: opening or closing an alert needs no right to write events.
 create function private.follow_alert()
 returns trigger
 language plpgsql security definer set search_path = ''
@@ -27,7 +27,7 @@ begin
   return null;
 end;
 $$;
-comment on function private.follow_alert is 'Trigger: who learnt that an alert opened learns that it closed.';
+comment on function private.follow_alert is 'Trigger: subscribers that learnt of an open alert learn that it closed.';
 
 create trigger alerts_opened after insert on public.alerts
   for each row when (new.closed_at is null) execute function private.follow_alert();
@@ -42,7 +42,7 @@ as $$
 declare
   alert public.alerts;
 begin
-  -- Whoever tells of the same topic waits here, and then finds that it has been told.
+  -- Another transaction with the same topic waits here, and then finds that it has been told.
   insert into private.alert_notices as notices (org_id, kind, topic)
   select alerts.org_id, alerts.kind, coalesce(alerts.topic, alerts.subject)
   from public.alerts where alerts.id = notify_alert.alert_id
@@ -85,4 +85,4 @@ as $$
     order by alerts.org_id, alerts.kind, coalesce(alerts.topic, alerts.subject), alerts.id desc
   ) as latest;
 $$;
-comment on function private.notify_held_back is 'Tell of what is open and could not be told of when it opened.';
+comment on function private.notify_held_back is 'Tell of open alerts that were held back when they opened.';

@@ -1,4 +1,4 @@
--- Readiness: whether work gets done, which a process that answers does not yet show.
+-- Readiness: whether work gets done; a process that answers does not yet show it.
 --
 -- A hub whose monitor does not run is not ready: the one thing that no check of the monitor's own can notice.
 
@@ -30,7 +30,8 @@ begin
 
   monitored := now() - private.last_monitored();
 
-  -- For information: what is dead waits for a person, and the hub works all the same. Anybody may ask: no more is counted.
+  -- For information: a dead delivery waits for a person, and the hub works all the same. No more are counted, since
+  -- anybody may ask.
   select count(*) into dead
   from (select from public.deliveries where deliveries.status = 'dead' and deliveries.mode = 'live' limit 1000) as first_thousand;
 

@@ -1,7 +1,7 @@
--- Asking an invariant, twice a minute: its violations are one open alert per organization, and can pause the agent it names.
+-- Asking an invariant, twice a minute: its violations are one open alert per organization, and can pause an agent.
 --
 -- Each query runs as hub_reader, which may read tables and nothing else, read-only, in a subtransaction that is always
--- rolled back, as a statement with a timeout of its own. An agent is paused once: a person who lets it run again is not
+-- rolled back, as a statement with a timeout of its own. An agent is paused once: a user who lets it run again is not
 -- overruled. Large tables are looked at from their newest rows back, by their v7 ids; the description says how far.
 
 create function private.run_invariant(name text)
@@ -56,7 +56,7 @@ begin
           where alerts.org_id = violated.org_id and alerts.kind = 'invariant' and alerts.subject = invariant.name
             and alerts.closed_at is null)
       returning agents.name into paused;
-      -- Seen again, an alert says still what came of it when it opened.
+      -- An alert that is seen again still says which agent was paused when it opened.
       paused := coalesce(paused, (
         select alerts.details ->> 'paused' from public.alerts
         where alerts.org_id = violated.org_id and alerts.kind = 'invariant' and alerts.subject = invariant.name
@@ -72,7 +72,7 @@ begin
   return jsonb_array_length(violations);
 end;
 $$;
-comment on function private.run_invariant is 'Ask one invariant; open or close its alerts and pause whom it names. Answers the number of violations.';
+comment on function private.run_invariant is 'Ask one invariant; open or close its alerts and pause the agent it names. Answers the number of violations.';
 
 create function private.violations_of(invariant public.invariants)
 returns jsonb
@@ -83,17 +83,17 @@ declare
 begin
   begin
     perform set_config('transaction_read_only', 'on', true), set_config('role', 'hub_reader', true);
-    -- A few rows are looked up in large tables: by their indexes, which the planner finds dearer than they are.
+    -- A few rows are looked up in large tables by their indexes, which the planner finds dearer than they are.
     perform set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true);
     execute format(
       'select coalesce(jsonb_agg(jsonb_build_object(''org_id'', violation.org_id, ''found'', left(violation.found, 500))), ''[]'')'
       ' from (select org_id::uuid, found::text from (%s) as query limit 1000) as violation', invariant.sql)
     into found;
-    -- Whatever it did is undone, and we are ourselves again.
+    -- The exception undoes all that the query did, and gives the role back.
     raise exception using errcode = 'HBOK1';
   exception when sqlstate 'HBOK1' then
     return found;
   end;
 end;
 $$;
-comment on function private.violations_of is 'What an invariant''s query answers, as a role that can only read, in a read-only transaction.';
+comment on function private.violations_of is 'The answers of an invariant''s query, as a role that can only read, in a read-only transaction.';

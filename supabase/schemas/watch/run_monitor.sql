@@ -1,9 +1,9 @@
--- The data monitor: every 15 minutes it looks at each organization and says what is not as it should be.
+-- The data monitor: every 15 minutes it looks at each organization and reports each thing that is wrong.
 --
 -- Cron writes one monitor.due event per organization and quarter of an hour; the agent data-monitor handles it like
 -- any other, so each look is a delivery and an action, also when nothing is wrong. A finding opens an alert of the
--- check's name or sees it again, and what is no longer found is closed. A check that fails is a finding itself and
--- keeps no other from being made.
+-- check's name or sees it again, and an alert that is no longer found is closed. A check that fails is a finding itself
+-- and keeps no other from being made.
 
 -- security definer: hub_service may touch no table itself.
 create function hub.run_monitor(event_id uuid, config jsonb)
@@ -14,7 +14,7 @@ declare
   due public.events;
 begin
   select * into strict due from public.events where events.id = run_monitor.event_id;
-  -- After a pause many may wait: the latest look is the one that counts.
+  -- After a pause many looks may wait: only the latest counts.
   if exists (
     select from public.events
     where events.org_id = due.org_id and events.type = due.type and events.id > due.id)
@@ -24,7 +24,7 @@ begin
   return private.run_checks(due.org_id, run_monitor.config, due.id);
 end;
 $$;
-comment on function hub.run_monitor is 'Look at an organization; answers what was found, or null when a later look is due already.';
+comment on function hub.run_monitor is 'Look at an organization; answers the findings, or null when a later look is due already.';
 grant execute on function hub.run_monitor to hub_service;
 
 create function private.run_checks(org_id uuid, config jsonb, event_id uuid, at timestamptz default now())
@@ -121,11 +121,11 @@ begin
   where alerts.kind = 'site_silent' and alerts.closed_at is null
     and sites.org_id = alerts.org_id and sites.id = alerts.site_id
     and private.last_arrival(sites, now()) > alerts.opened_at;
-  -- One decision ends it, however many the monitor waited for.
+  -- One decision ends the alert, however many the monitor waited for.
   update public.alerts set closed_at = now()
   where alerts.kind = 'model_fallback' and alerts.closed_at is null
     and not exists (select from private.fallbacks(alerts.org_id, 1));
   perform private.notify_held_back();
 end;
 $$;
-comment on function private.watch is 'Between two looks of the monitor: end the silences that have ended, tell what was held back; cron calls it.';
+comment on function private.watch is 'Between two looks of the monitor: end the silences that have ended, tell of alerts that were held back; cron calls it.';

@@ -1,4 +1,4 @@
--- Site hours: what each site sent in each hour; nine weeks of it.
+-- Site hours: the number of each site's arrivals in each hour, for nine weeks.
 
 create table private.site_hours (
   site_id  uuid not null references public.sites (id) on delete cascade,
@@ -7,7 +7,7 @@ create table private.site_hours (
 
   primary key (site_id, hour)
 );
-comment on table private.site_hours is 'What each site sent in each hour since its first arrival, hours with nothing too; nine weeks of it.';
+comment on table private.site_hours is 'The number of each site''s arrivals in each hour since its first, hours with none too; for nine weeks.';
 
 create function private.roll_up_site_hours(until timestamptz default now())
 returns integer

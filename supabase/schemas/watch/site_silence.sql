@@ -1,4 +1,4 @@
--- Silence: when a site has sent nothing for longer than it should have.
+-- Silence: a site has sent nothing for longer than it should.
 --
 -- Only time within the site's business hours counts, in its own time zone. The site's quiet_alert_after (2 hours) is
 -- the limit, to be raised for a site with little traffic. After four weeks the site's own rate may make it come sooner:
@@ -33,7 +33,7 @@ begin
   select case when exists (select from rates) then coalesce(
     sum(extract(epoch from least(times.closes, hour + interval '1 hour') - greatest(times.opens, hour)) / 3600 * rates.arrivals), 0) end
   into expected
-  -- Longer ago than the history reaches, nothing more is known.
+  -- Nothing is known from before the history.
   from private.open_times(site, greatest(last_arrival, at - interval '8 weeks'), at) as times
   cross join lateral generate_series(date_trunc('hour', times.opens, 'UTC'), times.closes, interval '1 hour') as hour
   join rates on rates.week_hour = extract(epoch from hour at time zone site.time_zone)::bigint / 3600 % 168
@@ -43,7 +43,7 @@ begin
   return next;
 end;
 $$;
-comment on function private.site_silence is 'For how many open hours a site has sent nothing, what it would have sent, and whether that is too long.';
+comment on function private.site_silence is 'For how many open hours a site has sent nothing, how many arrivals were expected, and whether that is too long.';
 
 create function private.site_rates(site public.sites, at timestamptz)
 returns table (week_hour bigint, arrivals numeric)
@@ -51,7 +51,7 @@ language sql stable set search_path = ''
 as $$
   with history as (
     select
-      -- Of 168, as the clock on the wall shows them.
+      -- The hour of the week, of 168, as the clock on the wall shows it.
       extract(epoch from site_hours.hour at time zone site.time_zone)::bigint / 3600 % 168 as week_hour,
       floor(extract(epoch from at - site_hours.hour) / 604800) as week,
       site_hours.arrivals
@@ -62,14 +62,14 @@ as $$
     select history.week, rank() over (order by sum(history.arrivals) desc, history.week) as place
     from history
     group by history.week
-    -- Of 168, for the latest hours are counted only when they have ended.
+    -- Not all 168 hours: the latest are counted only when they have ended.
     having count(*) >= 160
   )
-  -- The mean over the hours there were: when clocks change, one of them was there twice or not at all.
+  -- The mean over the hours that there were: when clocks change, an hour is there twice or not at all.
   select history.week_hour, avg(history.arrivals)
   from history
   join weeks on weeks.week = history.week and weeks.place > 1
   where (select count(*) from weeks) >= 4
   group by history.week_hour;
 $$;
-comment on function private.site_rates is 'What a site sends in each hour of its week; nothing before four weeks of history.';
+comment on function private.site_rates is 'The mean arrivals of a site in each hour of its week; none before four weeks of history.';

@@ -9,7 +9,7 @@ $$;
 comment on function public.create_webhook_subscription is 'Have events of these types posted to a URL. The answer has the signing secret, which is shown only now.';
 grant execute on function public.create_webhook_subscription to authenticated, service_role;
 
--- security definer: who may is asked here, by the caller's own permission.
+-- security definer: the function itself asks for the caller's permission.
 create function private.create_webhook_subscription_for_caller(name text, url text, event_types text[], org_id uuid)
 returns jsonb
 language plpgsql security definer set search_path = ''
@@ -54,7 +54,7 @@ $$;
 comment on function public.rotate_webhook_secret is 'A new signing secret for a webhook; until the old one ends, both sign.';
 grant execute on function public.rotate_webhook_secret to authenticated, service_role;
 
--- security definer: who may is asked here, by the caller's own permission.
+-- security definer: the function itself asks for the caller's permission.
 create function private.rotate_webhook_secret_for_caller(subscription_id uuid, old_valid_for interval)
 returns jsonb
 language plpgsql security definer set search_path = ''
@@ -78,10 +78,10 @@ language sql set search_path = ''
 as $$
   select private.delete_webhook_subscription_for_caller(subscription_id);
 $$;
-comment on function public.delete_webhook_subscription is 'Send nothing more to a webhook, and forget what was sent. To stop for a while, set paused.';
+comment on function public.delete_webhook_subscription is 'Send nothing more to a webhook, and forget its deliveries. To stop for a while, set paused.';
 grant execute on function public.delete_webhook_subscription to authenticated, service_role;
 
--- security definer: who may is asked here, by the caller's own permission.
+-- security definer: the function itself asks for the caller's permission.
 create function private.delete_webhook_subscription_for_caller(subscription_id uuid)
 returns void
 language plpgsql security definer set search_path = ''
@@ -95,7 +95,7 @@ $$;
 comment on function private.delete_webhook_subscription_for_caller is 'Remove a webhook of the caller''s with its deliveries; the events stay.';
 grant execute on function private.delete_webhook_subscription_for_caller to authenticated, service_role;
 
--- security definer: who may is asked here, by the caller's own permission.
+-- security definer: the function itself asks for the caller's permission.
 create function private.own_webhook(subscription_id uuid)
 returns public.subscriptions
 language plpgsql security definer set search_path = ''

@@ -1,7 +1,7 @@
--- Claiming: a function takes a batch of due deliveries under leases, with all that is needed to handle them.
+-- Claiming: a function takes a batch of due deliveries under leases, with all that it needs to handle them.
 
--- Every step of it goes by an index and takes few rows, which the planner cannot know of a batch whose size is an
--- argument: it planned anew for each call, at several times the price of the call, or read whole tables into hashes.
+-- Every step goes by an index and takes few rows. The planner cannot know that of a batch whose size is an argument: it
+-- planned anew for each call, at several times the price of the call, or read whole tables into hashes.
 -- security definer: hub_service may touch no table itself.
 create function hub.claim_deliveries(target text, batch_size integer default 10, lease_seconds integer default 20)
 returns jsonb
@@ -30,7 +30,7 @@ begin
     select willing_subscriptions.id
     from private.willing_subscriptions
     where willing_subscriptions.target = lease_deliveries.target
-    -- No tenant's backlog goes always first.
+    -- At random, so that no tenant's backlog always goes first.
     order by random()
   ),
   live as (
@@ -82,7 +82,7 @@ begin
   return leased;
 end;
 $$;
-comment on function private.lease_deliveries is 'Lease the deliveries of a target that are due, live ones before rehearsals; answers which.';
+comment on function private.lease_deliveries is 'Lease the deliveries of a target that are due, live ones before rehearsals; answers their ids.';
 
 create function private.deliveries_in_full(ids uuid[])
 returns jsonb
@@ -113,11 +113,11 @@ begin
     left join public.sites on sites.id = events.site_id
     left join public.contacts as given on given.id = events.contact_id
     left join public.contacts on contacts.id = coalesce(given.merged_into, given.id)
-    -- As private.contact_family, which costs more than all the rest of a row here.
+    -- Like private.contact_family, which costs more than all the rest of a row here.
     cross join lateral (
       select contacts.id || array(
         select merged.id from public.contacts as merged where merged.org_id = contacts.org_id and merged.merged_into = contacts.id) as ids
-      -- Made once, not wherever it is used.
+      -- offset 0: worked out once, not at each use.
       offset 0
     ) as family
     left join public.agents on agents.id = subscriptions.agent_id
@@ -129,12 +129,12 @@ begin
       cross join lateral (
         select from public.events as before
         where before.org_id = events.org_id and before.contact_id = home.id and before.id < events.id
-          -- By the index of the contact: that of the type would be read from its beginning.
+          -- `is true` forces the index of the contact: that of the type would be read from its beginning.
           and (before.type = events.type) is true
         limit 50
       ) as seen
     ) as history
-    -- What was remembered before this happened: a replay and a rehearsal see what the first handling saw, or less.
+    -- Only memories from before the event: a replay and a rehearsal see those that the first handling saw, or fewer.
     left join lateral (
       select jsonb_object_agg(agent_memory.key, agent_memory.value order by agent_memory.source_event_id nulls first) as facts
       from public.agent_memory

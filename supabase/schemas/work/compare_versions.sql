@@ -1,4 +1,4 @@
--- Which decisions of the latest rehearsals differ between two versions of an agent, and why.
+-- Comparing versions: decisions of the latest rehearsals that differ between two versions of an agent, and why.
 
 create function public.compare_versions(agent text, a integer, b integer, filter jsonb default '{}', org_id uuid default null)
 returns jsonb
@@ -42,7 +42,7 @@ begin
         from (select * from changed limit coalesce(meant.most, 100)) as shown)));
 end;
 $$;
-comment on function public.compare_versions is 'Which decisions of the latest rehearsals differ between two versions of an agent, and why.';
+comment on function public.compare_versions is 'The decisions of the latest rehearsals that differ between two versions of an agent, and why.';
 grant execute on function public.compare_versions to authenticated, service_role;
 
 create function private.rehearsed(agent_id uuid, version integer)
@@ -61,5 +61,5 @@ as $$
     and deliveries.mode = 'rehearsal' and deliveries.status = 'done'
   order by deliveries.event_id, deliveries.id desc;
 $$;
-comment on function private.rehearsed is 'What a version decided in its latest rehearsal about each event.';
+comment on function private.rehearsed is 'The decisions of a version in its latest rehearsal, by event.';
 grant execute on function private.rehearsed to authenticated, service_role;

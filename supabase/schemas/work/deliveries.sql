@@ -29,11 +29,11 @@ create table public.deliveries (
   constraint deliveries_version foreign key (org_id, version_id) references public.agent_versions (org_id, id) on delete cascade,
   constraint deliveries_leased check ((status = 'running') = (lease_token is not null))
 );
-comment on table public.deliveries is 'The duty to bring one event to one subscriber.';
+comment on table public.deliveries is 'Each is the duty to bring one event to one subscriber.';
 comment on column public.deliveries.event_id is 'No foreign key: only the trigger on events makes deliveries, and partitions of events are archived one by one.';
 comment on column public.deliveries.effects_applied_at is 'Effects happen once, however often the delivery is replayed.';
-comment on column public.deliveries.replay_id is 'The last replay that put it in line.';
-comment on column public.deliveries.version_id is 'The version that shall decide; without one, the published.';
+comment on column public.deliveries.replay_id is 'The last replay that put the delivery in line again.';
+comment on column public.deliveries.version_id is 'The version that decides; without one, the published version.';
 create unique index deliveries_once on public.deliveries (event_id, subscription_id) where mode = 'live';
 create index deliveries_subscription_idx on public.deliveries (org_id, subscription_id, id desc);
 create index deliveries_due_idx on public.deliveries (subscription_id, run_at) where is_waiting and mode = 'live';

@@ -13,7 +13,7 @@ create table public.delivery_attempts (
 );
 comment on table public.delivery_attempts is 'Each try of a delivery and how it ended.';
 create index delivery_attempts_delivery_idx on public.delivery_attempts (delivery_id);
--- Failures only, so a delivery that is done costs nothing here, and it is small from the start.
+-- Failures only, so that a delivery that is done costs nothing here and the index stays small.
 create index delivery_attempts_failed_idx on public.delivery_attempts (org_id, id) where outcome in ('retry', 'dead', 'lapsed');
 
 alter table public.delivery_attempts enable row level security, force row level security;

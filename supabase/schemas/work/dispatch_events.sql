@@ -1,6 +1,6 @@
 -- Dispatch: one delivery per matching subscription, one kick per target and statement.
 
--- security definer: whoever may write an event need not be able to write deliveries.
+-- security definer: writing an event needs no right to write deliveries.
 create function private.dispatch_events()
 returns trigger
 language plpgsql security definer set search_path = ''
@@ -33,8 +33,8 @@ create trigger events_dispatch after insert on public.events
   referencing new table as fresh
   for each statement execute function private.dispatch_events();
 
--- An agent never acts on what came of its own action. A partner only reads, so it may well want what came of an event
--- that it was sent; but not, in circles, that it cannot be reached.
+-- An agent never gets an event that its own action caused. A partner only reads, so it may get an event whose cause it
+-- was sent; but never, in circles, the news that it cannot be reached.
 create function private.is_echo(event_id uuid, cause_id uuid, subscription_id uuid)
 returns boolean
 language plpgsql stable set search_path = ''
@@ -60,7 +60,7 @@ begin
        or (chain.type in ('alert.opened', 'alert.closed') and chain.data #>> '{details,subscription}' = subscriber.name));
 end;
 $$;
-comment on function private.is_echo is 'Whether an event is of a subscriber''s own making, so that to send it there would not end.';
+comment on function private.is_echo is 'Whether a subscriber itself caused an event, so that delivering it there would never end.';
 
 create function private.has_acted_on_cause(cause_id uuid, subscription_id uuid)
 returns boolean

@@ -11,4 +11,4 @@ create view private.due_work as
     order by deliveries.run_at
     limit 1
   ) as oldest;
-comment on view private.due_work is 'Willing subscriptions with a live delivery that is due, and since when the oldest is.';
+comment on view private.due_work is 'Willing subscriptions with a live delivery that is due, and the time since which the oldest is.';

@@ -10,7 +10,7 @@ create table private.kicks (
   last_error text,
   failed_at  timestamptz
 ) with (fillfactor = 50);
-comment on table private.kicks is 'When each target was last kicked. Where one failed the event stands, the sweep delivers, and this says why it took longer.';
+comment on table private.kicks is 'When each target was last kicked, and why a kick failed. The event stands all the same: the sweep delivers it later.';
 
 create function private.kick(target text)
 returns boolean
@@ -19,11 +19,11 @@ as $$
 declare
   moment constant timestamptz := clock_timestamp();
 begin
-  -- A time in the future is one of a clock that was set back.
+  -- A time in the future was written by a clock that was set back.
   if exists (
     select from private.kicks
     where kicks.target = kick.target and kicks.kicked_at between moment - interval '100 milliseconds' and moment)
-  -- Of those that come at the same instant one is enough, and nobody waits for its commit.
+  -- One of the kicks at the same instant is enough, and nobody waits for its commit.
     or not pg_try_advisory_xact_lock(hashtext(kick.target), (extract(epoch from moment) * 10 % 1000000000)::integer)
   then
     return false;
@@ -56,7 +56,7 @@ end;
 $$;
 comment on function private.kick_target is 'The path at which a subscription''s function is kicked.';
 
--- security definer: whoever may change a subscription need not be able to write kicks.
+-- security definer: changing a subscription needs no right to write kicks.
 create function private.follow_target()
 returns trigger
 language plpgsql security definer set search_path = ''

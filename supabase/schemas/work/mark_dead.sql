@@ -1,4 +1,4 @@
--- Dead deliveries: one that used up its attempts stays, with its error; an alert and an event say so.
+-- Dead deliveries: a delivery that used up its attempts stays, with its error; an alert and an event say so.
 
 create function private.mark_dead(delivery_id uuid, error text)
 returns void
@@ -36,19 +36,19 @@ begin
         dead.org_id, dead.agent_id, dead.agent, dead.version_id, mark_dead.delivery_id, dead.event_id, dead.contact_id,
         dead.lead_id, 'dead', array[mark_dead.error], 'failed', dead.trace_id);
     exception when others then
-      -- What cannot be written may be why it is dead: it is marked all the same.
+      -- The failed run may be unwritable for the reason that the delivery is dead: it is marked all the same.
       raise warning 'the failed run of delivery % could not be written: %', mark_dead.delivery_id, sqlstate;
     end;
   end if;
 
-  -- When a subscriber is down, all its deliveries are dead for one reason: that is told once.
+  -- When a subscriber is down, all its deliveries are dead for one reason, which is told once.
   perform private.open_alert(
     dead.org_id, 'delivery_dead', mark_dead.delivery_id::text, 'critical',
     format('The delivery of a %s event to %s is dead: %s', dead.type, dead.name, mark_dead.error),
     jsonb_build_object('event_id', dead.event_id, 'subscription', dead.name, 'trace_id', dead.trace_id),
     topic => dead.name, event_id => dead.event_id, site_id => dead.site_id);
 
-  -- Else a subscriber that fails on every event would make dead deliveries without end.
+  -- A subscriber that fails on every event would otherwise make dead deliveries without end.
   if dead.type <> 'delivery.dead' then
     perform private.write_event(
       dead.org_id, 'delivery.dead',

@@ -1,4 +1,4 @@
--- Overdue targets: what waits although the database should have kicked its function.
+-- Overdue targets: functions with work waiting that the database should have kicked.
 --
 -- Both the trigger on events and the sweep kick through pg_net. When pg_net sends nothing, or pg_cron runs nothing, a
 -- clock outside of the database asks here, and kicks the targets itself.
@@ -9,7 +9,7 @@ returns jsonb
 language plpgsql security definer set search_path = ''
 as $$
 begin
-  -- For leases that ran out, should its own job not run.
+  -- The sweep takes back leases that ran out; its own job may stand still.
   perform private.sweep_deliveries();
   return (
     select coalesce(jsonb_agg(overdue.target), '[]')

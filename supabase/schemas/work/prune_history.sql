@@ -1,4 +1,4 @@
--- Removing what nobody asks for any more; open work is never touched.
+-- Removing old history; open work is never touched.
 
 create function private.prune_history()
 returns void
@@ -15,4 +15,4 @@ begin
   delete from net._http_response where _http_response.created < now() - interval '6 hours';
 end;
 $$;
-comment on function private.prune_history is 'Remove what nobody asks for any more; open work is never touched.';
+comment on function private.prune_history is 'Remove old history; open work is never touched.';

@@ -1,6 +1,6 @@
 -- Rehearsing: a version of an agent decides about past events, without effects.
 --
--- A rehearsal's delivery is claimed like any other, after all live ones; what it would have changed stays in its result.
+-- A rehearsal's delivery is claimed like any other, after all live ones. Its would-be effects stay in its result.
 
 create function private.rehearse_events(org_id uuid, filter jsonb, subscription text, version integer, dry_run boolean)
 returns jsonb

@@ -1,17 +1,17 @@
--- Replaying: deliver again what failed, or let a version decide about the past. Effects that happened do not happen again.
+-- Replaying: failed deliveries are put in line again. Effects that happened do not happen again.
 
 create function public.replay_events(
   filter jsonb default '{}', subscription text default null, mode text default 'live', version integer default null, dry_run boolean default true)
 returns jsonb
 language sql set search_path = ''
 as $$
-  -- Null is what nobody said: it never means to do it.
+  -- A null dry_run is an argument left out: it never means to replay.
   select private.replay_events_for_caller(coalesce(filter, '{}'), subscription, coalesce(mode, 'live'), version, coalesce(dry_run, true));
 $$;
-comment on function public.replay_events is 'Deliver again what failed, or (mode rehearsal) let a version decide about past events without effects. Filter: event_ids, types, statuses, since, until, site, contact_id, replayed_before, limit. At most 5000 at once: while more is true, ask again, with the first answer''s began as replayed_before. A dry run unless told otherwise.';
+comment on function public.replay_events is 'Put failed deliveries in line again, or (mode rehearsal) let a version decide about past events without effects. Filter: event_ids, types, statuses, since, until, site, contact_id, replayed_before, limit. At most 5000 at once: while more is true, ask again, with the first answer''s began as replayed_before. A dry run unless told otherwise.';
 grant execute on function public.replay_events to authenticated, service_role;
 
--- security definer: who may replay is asked here, by the caller's own permission.
+-- security definer: the function itself asks for the caller's permission to replay.
 create function private.replay_events_for_caller(filter jsonb, subscription text, mode text, version integer, dry_run boolean)
 returns jsonb
 language plpgsql security definer set search_path = ''
@@ -52,7 +52,7 @@ begin
   if not is_known then
     perform private.fail(422, 'unknown_subscription', 'A rehearsal needs the name of an agent''s subscription.');
   end if;
-  -- Else a name that is mistyped would look like nothing to do.
+  -- Without this a mistyped name would look like nothing to do.
   if subscription is not null and not exists (
     select from public.subscriptions
     where subscriptions.org_id = any (organizations) and subscriptions.name = replay_events_for_caller.subscription)
@@ -99,7 +99,7 @@ begin
   insert into public.replays (org_id, mode, filter, subscription, asked_by, matched)
   values (replay_deliveries.org_id, 'live', filter, replay_deliveries.subscription, (select auth.uid()), cardinality(chosen))
   returning id into replay;
-  -- Asked again: meanwhile one of them may have been done, and was not asked for then.
+  -- The status is asked again: one of the deliveries may have been done meanwhile.
   with replayed as (
     update public.deliveries
     set status = 'pending', attempts = 0, run_at = now(), replay_id = replay
@@ -117,12 +117,12 @@ begin
   return jsonb_build_object('matched', matched, 'replay_id', replay, 'more', not is_all);
 end;
 $$;
-comment on function private.replay_deliveries is 'Put deliveries back in line. Effects that happened do not happen again.';
+comment on function private.replay_deliveries is 'Put deliveries in line again. Effects that happened do not happen again.';
 
 create function private.chosen_for_replay(org_id uuid, meant private.replay_filter, subscription text, most integer)
 returns setof uuid
 language plpgsql stable set search_path = ''
--- A plan for what is asked: for one event it is another than for all of a month.
+-- A plan for each filter: that for one event differs from that for all of a month.
 set plan_cache_mode = force_custom_plan
 as $$
 begin

@@ -1,9 +1,9 @@
--- The filter of a replay, read once: which events are meant, within one organization.
+-- The filter of a replay, read once: the events that it means, within one organization.
 
 create type private.replay_filter as (
   event_ids uuid[], types text[], statuses public.delivery_status[], since uuid, until uuid, site_ids uuid[], contact_ids uuid[],
   replayed_before timestamptz, most integer);
-comment on type private.replay_filter is 'Which events are meant, within one organization; null where anything is.';
+comment on type private.replay_filter is 'The events that are meant, within one organization; a null field means any.';
 
 create function private.read_replay_filter(org_id uuid, filter jsonb)
 returns private.replay_filter
@@ -18,7 +18,7 @@ begin
   if unknown is not null then
     perform private.fail(422, 'unknown_filter', 'There is no filter ' || unknown || '.');
   end if;
-  -- What waits or runs is never replayed.
+  -- A delivery that waits or runs is never replayed.
   meant.statuses := array(
     select jsonb_array_elements_text(coalesce(filter -> 'statuses', '["failed", "dead"]')) except values ('pending'), ('running'));
   meant.since := private.uuid_v7_floor((filter ->> 'since')::timestamptz);
@@ -46,7 +46,7 @@ exception when data_exception then
   perform private.fail(422, 'unreadable_filter', 'The filter cannot be read: ' || sqlerrm || '.');
 end;
 $$;
-comment on function private.read_replay_filter is 'The filter of a request: only failed deliveries unless it names statuses, a person with those merged into them. A filter that would silently not filter is refused.';
+comment on function private.read_replay_filter is 'The filter of a request: only failed deliveries unless it names statuses, a contact with those merged into it. A filter that would silently not filter is refused.';
 grant execute on function private.read_replay_filter to authenticated, service_role;
 
 create function private.read_event_filter(org_id uuid, filter jsonb)
@@ -55,10 +55,10 @@ language plpgsql stable set search_path = ''
 as $$
 begin
   if filter ?| '{statuses,replayed_before}' then
-    perform private.fail(422, 'unknown_filter', 'A rehearsal takes events as they came, whatever became of their deliveries.');
+    perform private.fail(422, 'unknown_filter', 'A rehearsal takes events whatever the status of their deliveries; statuses is no filter of it.');
   end if;
   return private.read_replay_filter(org_id, filter);
 end;
 $$;
-comment on function private.read_event_filter is 'The filter of a rehearsal, or of what compares two.';
+comment on function private.read_event_filter is 'The filter of a rehearsal, or of a comparison of two versions.';
 grant execute on function private.read_event_filter to authenticated, service_role;

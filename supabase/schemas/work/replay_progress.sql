@@ -1,4 +1,4 @@
--- How far a replay is.
+-- The progress of a replay.
 
 create function public.replay_progress(replay_id uuid)
 returns jsonb
@@ -29,5 +29,5 @@ begin
     from its);
 end;
 $$;
-comment on function public.replay_progress is 'How far a replay is, and the first hundred that failed.';
+comment on function public.replay_progress is 'The progress of a replay, and the first hundred deliveries that failed.';
 grant execute on function public.replay_progress to authenticated, service_role;

@@ -1,4 +1,4 @@
--- Replays: who put what back in line, or had a version decide about the past.
+-- Replays: requests that put deliveries in line again, or let a version decide about the past.
 --
 -- A replay is a row and its deliveries point to it, so its progress is a count and a kill changes nothing.
 
@@ -18,7 +18,7 @@ create table public.replays (
   constraint replays_of_org unique (org_id, id),
   constraint replays_version foreign key (org_id, version_id) references public.agent_versions (org_id, id) on delete cascade
 );
-comment on table public.replays is 'Who put what back in line, or had a version decide about the past.';
+comment on table public.replays is 'Requests that put deliveries in line again (live), or let a version decide about the past (rehearsal).';
 create index replays_list_idx on public.replays (org_id, id desc);
 create index replays_version_idx on public.replays (org_id, version_id);
 

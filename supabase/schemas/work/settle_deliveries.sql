@@ -1,8 +1,8 @@
--- Settling: how deliveries ended, with their effects, in one transaction; whoever lost the lease settles nothing.
+-- Settling: deliveries end with their effects, in one transaction; a function that lost the lease settles nothing.
 --
 -- A batch is settled by a few statements for all of it, not by a few for each: one by one cost a third of a millisecond
--- for a delivery without effects and two and a half with them. What cannot be written for all together is settled one
--- by one, so that one of them does not take the others along.
+-- for a delivery without effects and two and a half with them. A batch that cannot be written as a whole is settled one
+-- by one, so that one delivery does not take the others along.
 
 create type private.settling as (
   id uuid, org_id uuid, subscription_id uuid, attempts smallint, max_attempts smallint, retry_base interval, claimed_at timestamptz,
@@ -10,7 +10,7 @@ create type private.settling as (
   event_id uuid, occurred_at timestamptz, site_id uuid, contact_id uuid, subject_type text, subject_id uuid, trace_id text,
   agent_id uuid, agent text, version_id uuid
 );
-comment on type private.settling is 'A delivery that is being settled, with what SQL knows of it. Effects are there if they shall happen.';
+comment on type private.settling is 'A delivery that is being settled, with its row. Effects are there if they are to happen.';
 
 -- security definer: hub_service may touch no table itself.
 create function hub.settle_deliveries(settlements jsonb)
@@ -31,7 +31,7 @@ begin
       null;
   end;
 
-  -- One of them cannot be written: it is tried again and is dead in the end, and the others go without it.
+  -- The one that cannot be written is retried and is dead in the end; the others are settled without it.
   for settlement in select value from jsonb_array_elements(settlements) order by value ->> 'id' loop
     begin
       results := results || private.settle_together(jsonb_build_array(settlement));
@@ -39,7 +39,7 @@ begin
       when serialization_failure or deadlock_detected then
         raise;
       when others then
-        -- Postgres' own words may quote what a customer wrote; its code and the rule's name do not.
+        -- Postgres' own words may quote a customer; its code and the rule's name do not.
         get stacked diagnostics rule = constraint_name;
         results := results || private.settle_together(jsonb_build_array(jsonb_build_object(
           'id', settlement -> 'id', 'lease_token', settlement -> 'lease_token', 'outcome', 'retry',
@@ -49,7 +49,7 @@ begin
   return results;
 end;
 $$;
-comment on function hub.settle_deliveries is 'Settle deliveries, each by itself; answers what became of each.';
+comment on function hub.settle_deliveries is 'Settle deliveries, each by itself; answers the new status of each.';
 grant execute on function hub.settle_deliveries to hub_service;
 
 create function private.settle_together(settlements jsonb)
@@ -72,4 +72,4 @@ begin
     from jsonb_array_elements(settlements) as said);
 end;
 $$;
-comment on function private.settle_together is 'Write down how deliveries ended, with their effects: those whose lease is still ours.';
+comment on function private.settle_together is 'Write the ends of deliveries whose lease is still held, with their effects.';

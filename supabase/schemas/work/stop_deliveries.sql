@@ -1,7 +1,7 @@
--- A closed organization's work stops at once: nothing more is claimed, and what runs cannot be settled.
+-- A closed organization's work stops at once: nothing more is claimed, and a running delivery cannot be settled.
 
--- A closed organization's work stops at once: nothing more is claimed, and what runs cannot be settled.
--- security definer: whoever may close an organization need not be able to write deliveries.
+-- A closed organization's work stops at once: nothing more is claimed, and a running delivery cannot be settled.
+-- security definer: closing an organization needs no right to write deliveries.
 create function private.stop_deliveries()
 returns trigger
 language plpgsql security definer set search_path = ''

@@ -1,4 +1,4 @@
--- Subscriptions: events of some types are brought to a function or a URL.
+-- Subscriptions: each has events of some types delivered to a function or a URL.
 
 create type public.target_kind as enum ('function', 'webhook');
 
@@ -25,15 +25,15 @@ create table public.subscriptions (
   constraint subscriptions_max_attempts_range check (max_attempts between 1 and 50),
   constraint subscriptions_retry_base_range check (retry_base between interval '0' and interval '1 hour')
 );
-comment on table public.subscriptions is 'Events of these types are brought to this function or URL.';
+comment on table public.subscriptions is 'Events of these types are delivered to this function or URL.';
 comment on column public.subscriptions.event_types is 'Names, or patterns such as form.*';
 comment on column public.subscriptions.ordered is 'One delivery at a time and in order for each contact.';
 create index subscriptions_agent_idx on public.subscriptions (org_id, agent_id);
 create index subscriptions_target_idx on public.subscriptions (target);
--- A function is claimed by its name, a webhook by this.
+-- Deliveries to a function are claimed by its name, those to a webhook by this expression.
 create index subscriptions_webhook_idx on public.subscriptions (('webhook-sender/' || id)) where target_kind = 'webhook';
 
--- security definer: whoever may change a subscription need not be able to read the catalogue.
+-- security definer: changing a subscription needs no right to read the catalogue.
 create function private.name_subscribed_types()
 returns trigger
 language plpgsql security definer set search_path = ''
@@ -45,7 +45,7 @@ end;
 $$;
 comment on function private.name_subscribed_types is 'Trigger: subscriptions hold names, not aliases.';
 
--- security definer: whoever makes a webhook does not read the vault, which knows whether the hub runs on one machine.
+-- security definer: only the vault knows whether the hub runs on one machine, and admins may not read it.
 create function private.refuse_unreachable_webhook()
 returns trigger
 language plpgsql security definer set search_path = ''

@@ -31,7 +31,7 @@ begin
         where deliveries.id = expired.id;
       end if;
     exception when others then
-      -- One that cannot be taken back must not keep the others.
+      -- A delivery that cannot be taken back must not keep the others.
       raise warning 'delivery % could not be taken back: %', expired.id, sqlstate;
     end;
   end loop;
@@ -55,4 +55,4 @@ as $$
     where deliveries.subscription_id = willing.id and deliveries.is_waiting and deliveries.mode = 'rehearsal'
       and deliveries.run_at <= now() - for_at_least);
 $$;
-comment on function private.due_targets is 'The targets with deliveries that have been due so long.';
+comment on function private.due_targets is 'The targets with deliveries that have been due for this long.';

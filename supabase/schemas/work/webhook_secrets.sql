@@ -1,4 +1,4 @@
--- Webhook secrets: what signs the events that are sent to a webhook. The vault keeps them.
+-- Webhook secrets: they sign the events that are sent to a webhook. The vault keeps them.
 --
 -- Two may be valid while one replaces the other: both sign.
 
@@ -9,7 +9,7 @@ create table private.webhook_secrets (
   valid_to        timestamptz,
   created_at      timestamptz not null default now()
 );
-comment on table private.webhook_secrets is 'Where in the vault a webhook''s signing secrets are, and until when an old one signs too.';
+comment on table private.webhook_secrets is 'A webhook''s signing secrets, by their ids in the vault, and until when an old one signs too.';
 create index webhook_secrets_subscription_idx on private.webhook_secrets (subscription_id);
 
 -- security definer: only postgres reaches the vault.
@@ -35,7 +35,7 @@ declare
   -- 244 random bits in 32 bytes.
   secret text := 'whsec_' || encode(uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid()), 'base64');
 begin
-  -- Two sign at most: the one that was new until now, and this.
+  -- Two sign at most: this secret and the one before it.
   delete from private.webhook_secrets
   where webhook_secrets.subscription_id = add_webhook_secret.subscription_id
     and (webhook_secrets.valid_to is not null or old_valid_for <= '0');

@@ -1,9 +1,9 @@
--- Which URLs a webhook can have.
+-- The URLs that a webhook can have.
 --
 -- A URL that could never be reached is refused when a webhook is made or changed. The addresses behind a name are known
--- only when something is sent: there the sender looks at each one, by the same ranges.
+-- only when an event is sent: then the sender looks at each address, by the same ranges.
 
--- Where the hub runs on one machine, partners may be on it too. Everywhere else a URL has TLS.
+-- When the hub runs on one machine, partners may be on it too. Everywhere else a URL has TLS.
 create function private.is_webhook_url(url text)
 returns boolean
 language sql immutable set search_path = ''
@@ -38,7 +38,7 @@ begin
         192.88.99.0/24,192.168.0.0/16,198.18.0.0/15,198.51.100.0/24,203.0.113.0/24,224.0.0.0/3}'::inet[]) then
       return format('The address %s is not public.', host);
     end if;
-  -- The endings are those reserved for use inside a network, or for none. Documents use example, and so do tests.
+  -- These endings are reserved for use inside a network, or for none. example is left: documents and tests use it.
   elsif length(host) > 253 or host !~ '^[^.]{1,63}(\.[^.]{1,63})+$'
     or host ~ '(^|\.)(localhost|local|internal|home\.arpa|invalid|test|onion|alt)$' then
     return format('A webhook cannot go to %s: the internet has no such name.', host);

@@ -1,7 +1,7 @@
--- Webhooks out: an event brought to a partner's URL, signed, like any other delivery.
+-- Webhooks out: an event is posted to a partner's URL, signed, as a delivery like any other.
 --
--- Each has a target of its own, webhook-sender/<id>, which is also the path at which the function webhook-sender is
--- kicked for it: so a partner that stalls or has a backlog holds up no other.
+-- Each webhook has a target of its own, webhook-sender/<id>, the path at which the function webhook-sender is kicked for
+-- it: so a partner that stalls or has a backlog holds up no other.
 
 -- security definer: hub_service may touch no table itself.
 create function hub.webhook(target text)
@@ -19,7 +19,7 @@ as $$
   where webhook.target = 'webhook-sender/' || subscriptions.id and subscriptions.target_kind = 'webhook'
     and subscriptions.id = substring(webhook.target from '^webhook-sender/([0-9a-f-]{36})$')::uuid;
 $$;
-comment on function hub.webhook is 'Where a webhook goes and what signs it; null when there is none.';
+comment on function hub.webhook is 'The URL and signing secrets of a webhook; null when there is none.';
 grant execute on function hub.webhook to hub_service;
 
 -- security definer: hub_service may touch no table itself.
@@ -47,10 +47,10 @@ begin
   return 'true';
 end;
 $$;
-comment on function hub.stop_webhook is 'Pause the webhook of a delivery that is being sent, and say so.';
+comment on function hub.stop_webhook is 'Pause the webhook of a delivery that is being sent, and open an alert.';
 grant execute on function hub.stop_webhook to hub_service;
 
--- security definer: whoever lets a webhook run again may write no alert.
+-- security definer: letting a webhook run again gives no right to write alerts.
 create function private.webhook_resumed()
 returns trigger
 language plpgsql security definer set search_path = ''
@@ -60,7 +60,7 @@ begin
   return null;
 end;
 $$;
-comment on function private.webhook_resumed is 'Trigger: a webhook that is sent to again, or is gone, is no alert.';
+comment on function private.webhook_resumed is 'Trigger: a webhook that runs again or is gone closes its alert.';
 
 create trigger subscriptions_resumed after update of paused on public.subscriptions
   for each row when (old.target_kind = 'webhook' and old.paused and not new.paused) execute function private.webhook_resumed();

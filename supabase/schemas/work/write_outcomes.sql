@@ -1,6 +1,6 @@
 -- The steps of settling: the deliveries whose lease is held are locked, and what became of them is written.
 
--- The lease's token is the fence: who was late, or was killed and came back, changes nothing.
+-- The lease's token is the fence: a function that was late, or was killed and came back, changes nothing.
 -- Locked in the order of their ids, so that two batches never lock crosswise.
 create function private.hold_deliveries(settlements jsonb)
 returns private.settling[]
@@ -36,7 +36,7 @@ begin
     ) as locked);
 end;
 $$;
-comment on function private.hold_deliveries is 'Lock the deliveries of settlements whose lease is still held, with what SQL knows of them.';
+comment on function private.hold_deliveries is 'Lock the deliveries of settlements whose lease is still held, and answer their rows.';
 
 create function private.write_outcomes(held private.settling[])
 returns jsonb
@@ -77,7 +77,7 @@ begin
   return statuses;
 end;
 $$;
-comment on function private.write_outcomes is 'Write each attempt and what its delivery is now; answers the statuses by delivery.';
+comment on function private.write_outcomes is 'Write each attempt and the new state of its delivery; answers the statuses by delivery.';
 
 create function private.proposed(effects jsonb)
 returns jsonb
@@ -95,7 +95,7 @@ begin
     'proposal', effects - 'action');
 end;
 $$;
-comment on function private.proposed is 'Effects of an agent that may not act alone: its action, with the rest for a person to approve.';
+comment on function private.proposed is 'Effects of an agent that may not act alone: its action, with the rest for a user to approve.';
 
 -- Full jitter: a crowd that failed together does not come back together.
 create function private.retry_at(attempts integer, base interval, retry_after_seconds numeric)
