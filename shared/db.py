@@ -30,7 +30,7 @@ ATTEMPTS = 5
 
 _TRANSACTION_POOLER_PORT = 6543
 _IDENTIFIER = re.compile(r"[a-z_][a-z0-9_]{0,62}")
-# Postgres that is starting, stopping, full, failing over or out of time: later it will work.
+# Postgres is starting, stopping, full, failing over or out of time: later it will work.
 _UNAVAILABLE = re.compile(r"08...|53...|57...|55P03|58...|25006|XX000")
 
 

@@ -4,7 +4,7 @@ type Detail = dict[str, str]
 
 
 class HubError(Exception):
-    """What went wrong, in words a caller may read: no value they sent, no text of ours they must not see."""
+    """An error in words that a caller may read: no value they sent, no text of ours they must not see."""
 
     status = 500
     code = "internal_error"

@@ -14,7 +14,7 @@ import orjson
 
 _STDOUT = 1
 _MASK = "[masked]"
-# Tokens first: they may contain what looks like a number. Every part is bounded, so matching stays linear.
+# Tokens first: they may contain digits like a number's. Every part is bounded, so matching stays linear.
 _SENSITIVE = re.compile(
     r"eyJ[\w-]{10,}(?:\.[\w-]+){0,2}"
     r"|(?:sb|sk|pk|whsec)_[\w-]{8,}"
@@ -35,7 +35,7 @@ def line(event: str, **fields: object) -> None:
     record = {"time": datetime.now(UTC), "event": event, **fields}
     text = orjson.dumps(record, default=str, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_UTC_Z)
     # One write per line, so that lines of several workers never mix. On a full disk or a closed pipe the line is
-    # lost, and the answer that it tells of is not.
+    # lost, and the answer is not.
     with contextlib.suppress(OSError):
         os.write(_STDOUT, text)
 

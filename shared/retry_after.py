@@ -1,4 +1,4 @@
-"""Retry-After as others send it: when they want to be asked again."""
+"""Retry-After: the time after which a server wants to be asked again."""
 
 import re
 from datetime import UTC, datetime
@@ -9,7 +9,7 @@ _NUMBER = re.compile(r"[0-9]{1,30}(?:\.[0-9]{1,30})?")
 
 
 def seconds(said: str | None) -> float | None:
-    """How long to wait, from a number or a date and never more than a day; None when nothing that can be read is said."""
+    """How long to wait, from a number or a date and never more than a day; None when it cannot be read."""
     text = (said or "").strip()
     if _NUMBER.fullmatch(text):
         return min(float(text), LONGEST)

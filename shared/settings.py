@@ -19,7 +19,7 @@ class BadSetting(Exception):
 
 
 class Settings(BaseModel):
-    # Built at the first `load`: what a function does not need costs nothing at its start.
+    # Built at the first `load`: settings that a function does not need cost nothing at its start.
     model_config = ConfigDict(frozen=True, defer_build=True, hide_input_in_errors=True)
 
 
@@ -32,7 +32,7 @@ class Hub(Settings):
 
 
 class Front(Settings):
-    """What stands between a client and the function: so many proxies, each of which names whom it heard from."""
+    """The proxies between a client and the function; each names the address that it heard from."""
 
     proxies: int = Field(alias="TRUSTED_PROXIES", ge=0, le=9)
 
@@ -43,28 +43,28 @@ class Supabase(Settings):
 
 
 class Functions(Settings):
-    """Below which URL the functions are."""
+    """The URL below which the functions are."""
 
     functions_url: Url = Field(alias="FUNCTIONS_URL")
 
 
 class Deployment(Functions):
-    """And which there are, with blanks between."""
+    """The names of all functions, with blanks between."""
 
     functions: Filled = Field(alias="HUB_FUNCTIONS")
 
 
 class Llm(Settings):
-    """All of it or nothing: without a model each agent decides by its rules."""
+    """All of these or none: without a model each agent decides by its rules."""
 
     base_url: Url = Field(alias="LLM_BASE_URL")
     api_key: Visible = Field(alias="LLM_API_KEY")
-    # For versions that name none.
+    # The model of versions that name none.
     model: Filled = Field(alias="LLM_MODEL")
 
 
 class Outgoing(Settings):
-    # For a hub on one machine, whose partners are on it too.
+    # True for a hub on one machine: its partners may be on it too.
     may_be_local: bool = Field(False, alias="PARTNERS_MAY_BE_LOCAL")
 
 

@@ -1,4 +1,4 @@
-"""Standard Webhooks (standardwebhooks.com), the part that both who sends and who receives compute."""
+"""Standard Webhooks (standardwebhooks.com), the part that sender and receiver both compute."""
 
 import base64
 import hmac

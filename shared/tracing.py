@@ -45,7 +45,7 @@ def trace_id() -> str | None:
 
 
 def traceparent() -> str | None:
-    """For a request that goes on from here."""
+    """The header for a request that continues this trace."""
     trace = _current.get()
     return trace.traceparent if trace else None
 
@@ -54,6 +54,6 @@ def _continued(traceparent: bytes | None) -> Trace | None:
     match = _TRACEPARENT.fullmatch(traceparent) if traceparent else None
     if match is None or (match[1] == b"00" and match[4] is not None):
         return None
-    # Of the flags only "sampled" has a meaning that may be handed on.
+    # Only the flag "sampled" has a meaning that may be handed on.
     sampled = int(match[3], 16) & 1
     return Trace(match[2].decode(), os.urandom(8).hex(), f"0{sampled}")

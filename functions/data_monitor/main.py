@@ -1,7 +1,7 @@
 """Look at an organization every 15 minutes: at its sites, deliveries, functions, pulls, jobs and models.
 
-Called by the hub when a `monitor.due` event waits. SQL looks, and opens and closes the alerts, so that what is
-found twice is one alert; the action written here says what was found, also when that is nothing.
+Kicked by the hub when a `monitor.due` event waits. SQL looks, and opens and closes the alerts, so that what is
+found twice is one alert; the action written here lists the findings, also when there are none.
 """
 
 from typing import Any

@@ -1,7 +1,7 @@
 """Record a form of AKF Construction: a contact, a lead and an event, in one transaction.
 
 As ingest-prime, in the words of AKF's forms: your_name, your_email, contact_number, project_type, site_address,
-project_details, build_budget, start_date. The event's data is how the form is read, with the form as it came in `form`.
+project_details, build_budget, start_date. The event's data is the reading of the form, with the form as it came in `form`.
 """
 
 from typing import Any, ClassVar

@@ -1,9 +1,9 @@
 """Record a booking or a form of CleanJet: a contact, a lead and an event, in one transaction.
 
 As ingest-prime, in the words of CleanJet's pages: full_name, email_address, mobile, clean_type, special_instructions.
-What has a slot (`slot`, or booking_date and booking_time) is a booking, with service_address and frequency: it becomes
-`booking.placed`, whose data says service, address, slot and recurrence; all else is `form.submitted`. The form as it
-came is in `form` of the event's data.
+A form with a slot (`slot`, or booking_date and booking_time) is a booking, with service_address and frequency: it
+becomes `booking.placed`, whose data says service, address, slot and recurrence; any other is `form.submitted`. The form
+as it came is in `form` of the event's data.
 """
 
 from typing import Any, ClassVar

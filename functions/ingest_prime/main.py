@@ -2,7 +2,7 @@
 
 POST JSON, urlencoded or multipart with a proof of the site (README): name, email, phone, message, service, page_url
 and whatever else the form has, `utm_*` too; unknown fields are kept. An e-mail address or a phone number is needed.
-Repeat freely: the key is what a signature covers or the `Idempotency-Key` header, else `submission_id`, else the
+Repeat freely: the key is the signed `webhook-id` or the `Idempotency-Key` header, else `submission_id`, else the
 content within a day. Answers 202 with `event_id`, `contact_id` and `duplicate`.
 """
 

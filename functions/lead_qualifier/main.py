@@ -1,9 +1,9 @@
 """Score new leads: for each submitted form a score, a band, the reasons in words and a next step.
 
-Called by the hub when forms wait. It decides by the rules in its agent's published version and, where a model is
+Kicked by the hub when forms wait. It decides by the rules in its agent's published version and, where a model is
 configured and the version has a prompt, by the model within what the rules allow. The decision becomes an action,
-the lead's score, what is remembered of the contact and a `lead.qualified` event when the delivery is settled, or
-not at all. A model that fails costs a lead 12 seconds at most: then the rules decide alone.
+the lead's score, the memory of the contact and a `lead.qualified` event when the delivery is settled, or not at
+all. A model that fails costs a lead 12 seconds at most: then the rules decide alone.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ from shared.work.outcomes import Done, Permanent
     instance=Instance(timeout=60, concurrency=10),
 )
 async def lead_qualifier(_caller: None, _kick: Kick) -> dict[str, Any]:
-    # What a model was paid for has time to be settled.
+    # An answer that a model was paid for has time to be settled.
     return await drain("lead-qualifier", score, Pace(deadline=40, grace=15))
 
 

@@ -2,7 +2,7 @@
 
 GET with `?site=<slug>`, from a browser on one of the site's allowed origins: the token is bound to both. Answers
 `token`, to be sent as `x-page-token` with the form, and `expires_in` seconds. Limited per address: 429 says when to
-come again.
+ask again.
 
     const { token } = await (await fetch(`${hub}/page-token?site=prime`)).json();
     await fetch(`${hub}/ingest-prime`, { method: "POST", body: JSON.stringify(form),

@@ -1,6 +1,6 @@
-"""Pull what partner sites list into the log: for sites that cannot push, and to find what a push lost.
+"""Pull the lists of partner sites: for sites that cannot push, and to find what a push lost.
 
-Called by the database's clock when a row of `pull_sources` is due, every 15 minutes unless it says otherwise. The
+Kicked by the database's clock when a row of `pull_sources` is due, every 15 minutes unless the row says otherwise. The
 partner serves its list to GET with `Authorization: Bearer <token>`:
 
     GET <url>?limit=100&cursor=<next_cursor of the last page; absent at first>
@@ -8,16 +8,16 @@ partner serves its list to GET with `Authorization: Bearer <token>`:
                     "name": "Jo Smith", "email": "jo@example.com", …}, …],
          "next_cursor": "…", "has_more": true}
 
-in the order in which items came to be seen in it, so that whatever is new stands after the last cursor, which stays
-valid. The `id` is what a push of the same form has as `submission_id`, `webhook-id` or `Idempotency-Key`; a push
-without any is recognised by its content for a day, and what a page sent only if it says all that the item says. With
-`paging = 'since'` it is `since=<time>` instead of a cursor, answered in the order of `occurred_at`, the given time
+in the order in which items came to be seen in it, so that new items stand after the last cursor, which stays valid.
+The `id` is the `submission_id`, `webhook-id` or `Idempotency-Key` of a push of the same form. A push without any is
+recognised by its content for a day, and a page's form only if it says all that the item says. With
+`paging = 'since'` the URL has `since=<time>` instead of a cursor, answered in the order of `occurred_at`, the given time
 included. A page has at most 1,000 items and 5 MB, and comes within 20 seconds; 429 and 503 may say `Retry-After`.
 Redirects are not followed.
 
-An item that was pushed or pulled before adds nothing. A new one becomes what its push would have been, its
-event's source being `pull:<name>`; an unknown kind is stored and marked. One that cannot be recorded is kept in
-`pull_failures`, and so is one whose kind is known and not among the source's `kinds`, or not a site's to say.
+An item that was pushed or pulled before adds nothing. A new item is recorded as its push would have been, with the
+source `pull:<name>`; an unknown kind is stored and marked. An item that cannot be recorded is kept in `pull_failures`,
+and so is an item whose kind is known and not among the source's `kinds`, or not a site's to say.
 """
 
 from shared import settings

@@ -15,7 +15,7 @@ from shared.callers.hub import hub
 from shared.outbound.client import Client, Forbidden, Unreachable
 from shared.web.endpoint import Instance, endpoint
 
-# A target drains what waits for it before it answers.
+# A target drains the deliveries that wait for it before it answers.
 SECONDS = 50.0
 
 

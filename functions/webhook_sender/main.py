@@ -1,8 +1,8 @@
 """Bring events to partners: each delivery of a webhook subscription is one signed POST to its URL.
 
-Called by the hub for one webhook at a time, so that none waits for another's. A 2xx within 10 seconds is received;
-410 pauses the webhook and opens an alert; 429 and 503 say when to come again; all else is tried again with growing
-pauses, and is dead, with an alert, after the subscription's last attempt.
+Kicked by the hub for one webhook at a time, so that none waits for another's. A 2xx within 10 seconds is received.
+410 pauses the webhook and opens an alert. 429 and 503 may say when to retry. Any other answer is retried with growing
+pauses, and the delivery is dead, with an alert, after the subscription's last attempt.
 """
 
 from functools import partial

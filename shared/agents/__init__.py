@@ -1,1 +1,1 @@
-"""Agents: one package for each, with its rules, its versions and what it decides."""
+"""Agents: one package for each, with its rules, its versions and its decisions."""

@@ -1,1 +1,1 @@
-"""Who calls: one module per kind of caller, and what each has to show."""
+"""Callers: one module per kind of caller, with the proof that it has to show."""

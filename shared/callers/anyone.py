@@ -1,4 +1,4 @@
-"""Nobody in particular: for what holds nothing that anybody may not know."""
+"""Anyone: the caller of endpoints whose answers anybody may know."""
 
 from shared.web.caller import Caller
 from shared.web.requests import Request

@@ -1,4 +1,4 @@
-"""The hub itself: the database and its clock."""
+"""The hub itself as a caller: the database and its clock."""
 
 import hashlib
 import hmac
@@ -17,7 +17,7 @@ class _Hub(Caller[None]):
 
     async def __call__(self, request: Request) -> None:
         digest = hashlib.sha256(request.credential(b"apikey")).digest()
-        # Every one is compared, whichever matches.
+        # Every secret is compared, whichever matches.
         if not sum(hmac.compare_digest(digest, known) for known in _invoke_secrets()):
             raise Unauthorized
 

@@ -1,7 +1,7 @@
-"""Pages: how a browser gets leave to post a form without a secret.
+"""Pages: browsers that post a form with a token instead of a secret.
 
 A page of an origin that the site lists asks for a token and sends it along. That keeps out other sites' pages and
-whoever only repeats a request; whoever writes a browser of their own is held by the limit for their address.
+repeated requests; a forged browser is held by the limit for its address.
 """
 
 from collections.abc import Collection
@@ -60,7 +60,7 @@ visitor = _Visitor()
 
 
 async def issue(page: Page) -> dict[str, Any]:
-    """A token for the page, if it is the address' turn."""
+    """Make a token for the page, if the address has a turn."""
     try:
         await db.call("count_page_token", site_id=page.site.id, address=page.address)
     except TooManyRequests:

@@ -1,4 +1,4 @@
-"""Proofs: what a request shows to be from a site, each checked against the site's secrets of its kind.
+"""Proofs: a request shows them to be from a site, each checked against the site's secrets of its kind.
 
 - static: the secret itself, in `x-webhook-secret`.
 - standard: Standard Webhooks. `webhook-signature` lists signatures `v1,…` of `webhook-id`, `webhook-timestamp` and body.
@@ -7,8 +7,8 @@
 - hmac: `x-hub-signature: sha256=…`, the hex HMAC-SHA256 of `x-hub-timestamp`, a dot and the body.
 - page: `x-page-token`, handed out to a page of an allowed origin a short while ago.
 
-All comparisons are of bytes and take the same time whatever they find. A request may show several proofs, as while
-a site changes from one to another; one that holds is enough.
+All comparisons are of bytes and take the same time whatever they find. A request may show several proofs while its
+site changes from one to another; one that holds is enough.
 """
 
 import base64
@@ -23,7 +23,7 @@ from shared import standard_webhooks
 from shared.web.requests import Request
 
 STATIC, STANDARD, HMAC, PAGE = "static", "standard", "hmac", "page"
-# How far a sender's clock may be off, or a request be under way.
+# The most seconds that a sender's clock may be off, or a request be under way.
 TOLERANCE = 300
 PAGE_TOKEN_LIFETIME = 600
 MOST_SIGNATURES = 16
@@ -48,12 +48,12 @@ class Secret:
 class Proof:
     """Something that looks like a proof. This one holds for no secret."""
 
-    # What the sender calls this message, if the proof covers it.
+    # The sender's own id of this message, if the proof covers it.
     message_id: str | None = None
 
     def __init__(self, kind: str, reason: str) -> None:
         self.kind = kind
-        # Why it is refused, when it is.
+        # The reason that is counted when the proof does not hold.
         self.reason = reason
 
     def holds(self, secret: Secret) -> bool:
@@ -61,7 +61,7 @@ class Proof:
 
 
 async def shown(request: Request) -> list[Proof]:
-    """What the request shows. Its body is read only for a signature that might hold."""
+    """The proofs that the request shows. Its body is read only for a signature that might hold."""
     proofs: list[Proof] = []
     for name in STANDARD_NAMES:
         if request.has(name + b"-signature"):
@@ -86,7 +86,7 @@ class StaticSecret(Proof):
 
 
 class Signature(Proof):
-    """Any of these is the signature that a key makes of the request."""
+    """A proof that holds if any of its signatures is the one that the secret's key makes of the request."""
 
     def __init__(
         self, kind: str, right: Callable[[bytes], bytes], signatures: list[bytes], message_id: str | None
@@ -98,7 +98,7 @@ class Signature(Proof):
 
     def holds(self, secret: Secret) -> bool:
         right = self._right(secret.key)
-        # Every one is compared, whichever matches.
+        # Every secret is compared, whichever matches.
         return bool(sum(hmac.compare_digest(right, signature) for signature in self._signatures))
 
 

@@ -1,7 +1,7 @@
-"""Refusals: how many requests an instance turned away lately, or had accepted before, per site, for monitors to see.
+"""Refusals: counts, per site, of requests that an instance refused lately or had accepted before, for monitors to see.
 
-The first of a burst is written at once, what follows at most every few seconds and all together: an attacker makes
-this instance write no more than that, and waits for none of it.
+The first of a burst is written at once, the rest together every few seconds: an attacker makes this instance write no
+more than that, and waits for none of it.
 """
 
 import asyncio

@@ -1,8 +1,8 @@
-"""Sites: who posts a form.
+"""Sites: callers that post forms, each with a proof.
 
-`sender("prime")` is the caller of an ingest function: whoever shows one of the proofs for which the site has a
-secret. What the hub knows of a site is kept for half a minute; SQL looks at the secret again in the transaction
-that uses it, so a revoked one is refused at once all the same.
+`sender("prime")` is the caller of an ingest function: a request with a proof for which the site has a secret. A site
+and its secrets are kept for half a minute; SQL looks at the secret again in the transaction that uses it, so a revoked
+secret is refused at once all the same.
 """
 
 import asyncio
@@ -20,9 +20,9 @@ from shared.web.caller import Caller
 from shared.web.requests import Request
 
 FRESH_FOR = 30.0
-# How often a wrong secret may make us look for a new one.
+# A proof that does not hold makes us look for new secrets, at most so often.
 LOOK_AGAIN_AFTER = 1.0
-# The names that are no sites' are kept apart: however many somebody asks for, those of sites stay.
+# Slugs without a site are kept apart, so that any number of them drives no site out.
 MOST_UNKNOWN = 1_000
 _SLUG = re.compile(r"[a-z][a-z0-9-]{1,62}", re.ASCII)
 
@@ -38,9 +38,9 @@ class Site:
     kind: str
     phone_region: str
     allowed_origins: frozenset[str]
-    # What a signature covers: the sender's own name for the message.
+    # The sender's own id of the message, when a signature covers it.
     message_id: str | None = None
-    # Whose browser it is, where no secret says who sends.
+    # The address of the browser, when a page token is the proof.
     address: str | None = None
 
 
@@ -55,14 +55,14 @@ class Known:
     def proven(self, proof: proofs.Proof) -> Site | None:
         match = None
         for secret, site in self.secrets:
-            # Every one of its kind is compared, whichever matches.
+            # Every secret of the proof's kind is compared, whichever matches.
             if secret.kind == proof.kind and proof.holds(secret):
                 match = site
         return match
 
 
 class sender(Caller[Site]):
-    """Whoever posts for this site: a server that shows a secret or signs, or a page with a token."""
+    """The caller that posts for this site: a server that shows a secret or signs, or a page with a token."""
 
     kind = "site"
     needs = (settings.Database, settings.Front)
@@ -92,7 +92,7 @@ class sender(Caller[Site]):
 
 
 def is_slug(name: str) -> bool:
-    """Whether a site could be called that: the form is sites_slug_form's."""
+    """Whether a site could have this slug, as the constraint sites_slug_form says."""
     return _SLUG.fullmatch(name) is not None
 
 
@@ -101,7 +101,7 @@ def client_address(request: Request) -> str:
 
 
 def forget(slug: str) -> None:
-    """Look the site up again at its next request: SQL has just refused what we believed."""
+    """Look the site up again at its next request: SQL has just refused a secret that is kept here."""
     _cache.pop(slug, None)
 
 
@@ -111,7 +111,7 @@ _lookups: dict[str, asyncio.Task[Known]] = {}
 
 
 async def look_up(slug: str, max_age: float = FRESH_FOR) -> Known:
-    """What is known of a site."""
+    """The site of this slug, at most `max_age` seconds old."""
     known = _cache.get(slug) or _unknown.get(slug)
     if known is not None and time.monotonic() - known.looked_up < max_age:
         return known
@@ -132,7 +132,7 @@ async def _look_up(slug: str) -> Known:
         nothing = _unknown[slug] = Known((), frozenset(), time.monotonic())
         return nothing
     origins = frozenset(row["allowed_origins"])
-    # What signs and has no key is one that the vault cannot read: nothing can be checked by it.
+    # The vault cannot read the key of a signing secret that has none here: nothing can be checked by it.
     usable = (it for it in row["secrets"] if it["key"] or it["kind"] == proofs.STATIC)
     secrets = tuple(_secret(row, secret, origins) for secret in usable)
     _unknown.pop(slug, None)
@@ -157,7 +157,7 @@ def _secret(
 
 
 def _key(kind: str, written: str) -> bytes:
-    """The key as it signs; of a Standard Webhooks secret that is what its base64 says."""
+    """The key that signs; that of a Standard Webhooks secret is in base64."""
     if kind == proofs.STANDARD:
         return standard_webhooks.key_of(written)
     return written.encode()

@@ -1,1 +1,1 @@
-"""What sites send: a form is read, then recorded; lists are pulled."""
+"""Submissions of sites: a form is read, then recorded; lists are pulled."""

@@ -1,7 +1,7 @@
 """A booking as sites send it: a form with a slot, read as a service, an address, a slot and a recurrence.
 
-A slot is ISO 8601 in the site's own time, `2026-12-01T09:30` or the date alone; what says no date stays as written. A
-recurrence is once, weekly, fortnightly or monthly; what says none of them stays as written.
+A slot is ISO 8601 in the site's own time, `2026-12-01T09:30` or the date alone; any other text stays as written. A
+recurrence is once, weekly, fortnightly or monthly; any other text stays as written.
 """
 
 import re

@@ -1,13 +1,13 @@
-"""A form as sites send it: which field is which, and what happened by its own word.
+"""A form as sites send it: the meaning of its fields, and the kind that it names.
 
-The form is kept as it came; a `Submission` is how it is read. Sites name their fields as they like
+The form is kept as it came; a `Submission` is its reading. Sites name their fields as they like
 (`Email`, `e-mail`, `your_email`): case and punctuation do not matter, and `_NAMES` lists the usual words. A site with
 words of its own has a `Submission` of its own that lists them. Fields may stand in an object `data`, as in webhooks.
 
-`kind`, `event` or `event_type` says what happened, if not that a form was submitted; SQL knows the names. `type` may say
-it too, and may as well be a field of the form: what reads as an unknown kind there is none if there is a person to answer.
+`kind`, `event` or `event_type` names the kind; without one a form was submitted. SQL knows the names. `type` may name
+it too, or be a field of the form: an unknown kind in `type` counts for none if the form has somebody to answer.
 
-A person never sees, and so never fills, the fields `_gotcha`, `website_url` and `company_website`. A form in
+People never see, and so never fill, the fields `_gotcha`, `website_url` and `company_website`. A form in
 which one is filled is accepted and recorded as `submission.quarantined`, without a contact.
 """
 
@@ -73,7 +73,7 @@ _USUAL = _words(_NAMES) | dict.fromkeys(("gotcha", "websiteurl", "companywebsite
 
 
 class Submission(BaseModel):
-    # The words that a site has for fields, beside the usual ones or instead of what those mean.
+    # The words that a site has for fields, beside the usual ones or in their place.
     names: ClassVar[Mapping[str, str]] = {}
     _canonical: ClassVar[dict[str, str]] = _USUAL
 
@@ -98,7 +98,7 @@ class Submission(BaseModel):
     kind: Line | None = None
     type: Line | None = None
 
-    # The whole form as it came, and whether it fills what no person sees.
+    # The whole form as it came, and whether it fills a field that people never see.
     form: Annotated[dict[str, Any], SkipValidation]
     is_bot: bool
 
@@ -125,8 +125,8 @@ class Submission(BaseModel):
         try:
             return handler(known)
         except ValidationError as error:
-            # A shape or length that cannot be read is read as absent: the form is kept as it came, and whoever
-            # sent it will not send it again for being told.
+            # A field whose shape or length cannot be read is absent: the form is kept as it came, and its sender
+            # will not send it again for being told.
             unreadable = {
                 problem["loc"][0] for problem in error.errors(include_url=False, include_input=False)
             }
@@ -138,10 +138,10 @@ class Submission(BaseModel):
 
     @property
     def event(self) -> tuple[str, bool]:
-        """What happened, as the form says it, and whether it is sure to mean that."""
+        """The kind that the form names, and whether it is sure to mean that."""
         kind, type_ = _kind(self.kind), _kind(self.type)
         is_reachable = bool(self.email or self.phone)
-        # A form may call something else its kind, as in "residential": then it is a form all the same.
+        # `kind` may be a field of the form, as in "residential": then a form was submitted all the same.
         if kind:
             return kind, not (is_reachable and kind.isalnum())
         if type_:
@@ -150,11 +150,11 @@ class Submission(BaseModel):
 
     @property
     def quarantine(self) -> str | None:
-        """Why it is kept without being acted upon, if it is."""
+        """The reason why the form is quarantined, if it is."""
         return "honeypot" if self.is_bot else None
 
     def reading(self, contact: Mapping[str, Any]) -> dict[str, Any]:
-        """What the form says, in our words: an address and a number in their one spelling, if they have one."""
+        """The reading of the form in our words: an address and a number in their one spelling, if they have one."""
         read = self.model_dump(exclude=_NOT_READ, exclude_none=True) | {"name": self.full_name}
         read |= {name: contact[name] for name in ("email", "phone") if contact[name]}
         return {name: value for name, value in read.items() if value is not None}

@@ -1,4 +1,4 @@
-"""What identifies a person, in one spelling each: an e-mail lower-cased, a phone number as E.164.
+"""Identifiers of a contact, in one spelling each: an e-mail lower-cased, a phone number as E.164.
 
 The libraries decide what is valid, at 130 to 160 µs a piece. Addresses and numbers written the plain way, as
 nearly all are, take a short cut through the same rules; a test holds both ways equal. The libraries are
@@ -8,7 +8,7 @@ imported at their first use, for a cold start pays for every import.
 import re
 from functools import lru_cache
 
-# Deliberately narrower than the standard: whatever it does not match is the library's to judge.
+# Narrower than the standard: the library judges all that it does not match.
 _PLAIN_EMAIL = re.compile(
     r"(?=[^@]{1,64}@)[a-z0-9_+-]+(?:\.[a-z0-9_+-]+)*"
     r"@(?:(?![^.]{64})(?!..--)[a-z0-9]+(?:-+[a-z0-9]+)*\.)+(?!arpa$|invalid$|local$|localhost$|onion$|test$)[a-z]{2,24}"
@@ -79,7 +79,7 @@ def _national_number(plus: str, digits: str, region: str) -> str | None:
 def _region_rules(region: str) -> tuple[str, str, re.Pattern[str]] | None:
     """Country code, trunk prefix and every valid number of a region, from the library's own tables.
 
-    None where the plain way does not hold: regions that share a country code, or rewrite their trunk prefix.
+    None for a region where the short cut does not hold: those that share a country code, or rewrite their trunk prefix.
     """
     from phonenumbers import COUNTRY_CODE_TO_REGION_CODE, PhoneMetadata
 
@@ -95,7 +95,7 @@ def _region_rules(region: str) -> tuple[str, str, re.Pattern[str]] | None:
         return None
     kinds = (tables.fixed_line, tables.mobile, tables.toll_free)
     valid = "|".join(kind.national_number_pattern for kind in kinds if kind and kind.national_number_pattern)
-    # A number that begins with the trunk prefix again is read in more ways than one.
+    # A number that begins with the trunk prefix again can be read in several ways.
     return (
         str(tables.country_code),
         tables.national_prefix,

@@ -1,7 +1,7 @@
 """Items of a partner's list, each read as the form that it is.
 
-An item names itself (`id`), its time (`occurred_at`) and, if it likes, its `kind`; the rest is the form. A source's
-mapping says where its items have another name for one of these or for a field of the form; dots lead into objects.
+An item has an `id`, a time (`occurred_at`) and perhaps a `kind`; the rest is the form. A source's mapping lists other
+names for these or for fields of the form; dots lead into objects.
 """
 
 import json
@@ -35,10 +35,10 @@ class Reading(Protocol):
 
 
 async def read(item: object, reading: Reading) -> dict[str, Any]:
-    """As SQL records it, whole; of an item that cannot be recorded what could be read, and why not."""
+    """The item as SQL records it; if it cannot be recorded, the parts that could be read, and the reason."""
     found: dict[str, Any] = {"item": json.dumps(item)}
     try:
-        # As strictly as a pushed form, and what jsonb cannot hold is refused here.
+        # An item is read as strictly as a pushed form: one that jsonb cannot hold is refused here.
         fields = await bodies.parse(found["item"].encode(), "json", b"")
         if not isinstance(fields, dict):
             raise Unprocessable("It is not an object.")
@@ -62,7 +62,7 @@ async def read(item: object, reading: Reading) -> dict[str, Any]:
 
 
 def happened_at(item: dict[str, Any], reading: Reading) -> datetime | None:
-    """Its time; without a zone it is UTC."""
+    """The time of the item; without a zone it is UTC."""
     value = _at(item, "occurred_at", reading)
     if value is None:
         return None

@@ -19,7 +19,7 @@ _LONGEST_INTEGER = 20
 
 
 class PartnerFailed(Exception):
-    """There is no page: what came instead, in words of ours, and when the partner wants to be asked again."""
+    """The partner gave no page; the message says why, in words of ours, and `retry_after` when to ask again."""
 
     def __init__(self, reason: str, retry_after: float | None = None) -> None:
         self.retry_after = retry_after
@@ -56,7 +56,7 @@ async def page(client: Client, url: str, token: str | None, query: dict[str, str
 
 async def _get(client: Client, url: str, headers: dict[str, str], query: dict[str, str]) -> Answer:
     parts = urlsplit(url)
-    # Of the source's own parameters those stay that are not ours.
+    # The source's own parameters stay, but for those named as ours are.
     kept = [
         (name, value) for name, value in parse_qsl(parts.query, keep_blank_values=True) if name not in query
     ]
@@ -82,5 +82,5 @@ def _date(answer: Answer) -> datetime | None:
 
 
 def _integer(digits: str) -> float:
-    # What is too long to be a number is for the item's own reading to refuse, not for the whole page's.
+    # A number that is too long is refused by the item's own reading, and not by the whole page's.
     return int(digits) if len(digits) <= _LONGEST_INTEGER else math.inf

@@ -1,4 +1,4 @@
-"""Pulls: what a partner site lists, read page by page and recorded as if the site had pushed it.
+"""Pulls: the list of a partner site, read page by page and recorded as if the site had pushed it.
 
 SQL says which source is due and holds how far it was read; the end of each page is written together with the cursor
 after it. A pull that dies anywhere is claimed again and goes on from the last page that was recorded.
@@ -21,12 +21,12 @@ from shared.outbound.client import Client
 
 AT_ONCE = 4
 DEADLINE = 45.0
-# So that no partner keeps the others waiting: the rest comes at the next tick.
+# No partner keeps the others waiting: the rest of its list comes at the next tick.
 PAGES_AT_ONCE = 200
 EMPTY_PAGES = 20
-# What one transaction records well within the time that a call may take.
+# One transaction records so many items well within the time that a call may take.
 ITEMS_AT_ONCE = 200
-# Longer than a page may take.
+# A lease lasts longer than a page may take.
 LEASE = 50
 
 
@@ -50,11 +50,11 @@ class LeaseLost(Exception):
 
 
 async def pull_due() -> dict[str, int]:
-    """Pull what is due, a few sources at once, until nothing is or the deadline is there; answers counts."""
+    """Pull the due sources, a few at once, until none is due or the deadline is there; answers counts."""
     ends_at = asyncio.get_running_loop().time() + DEADLINE
     counts: Counter[str] = Counter(pulled=0, failed_pulls=0, recorded=0, duplicates=0, failed=0)
     pulls = [_pull_one_after_another(ends_at, counts) for _ in range(AT_ONCE)]
-    # One that cannot go on leaves its source to the next tick; the others end what they began.
+    # A pull that cannot go on leaves its source to the next tick; the others end their pages.
     for failure in filter(None, await asyncio.gather(*pulls, return_exceptions=True)):
         raise failure
     return dict(counts)
@@ -99,7 +99,7 @@ class Pull:
         self._asked_from = {source.cursor}
 
     async def run(self, ends_at: float) -> bool:
-        """Whether the end was reached; there may be more when the time is up."""
+        """Read on; answers whether the end was reached, or False when the time was up before."""
         if self._source.retries:
             await self._record([json.loads(item) for item in self._source.retries])
         async with Client() as client:
@@ -113,7 +113,7 @@ class Pull:
             if not self._has_more(page):
                 await self._record(page.items, following, complete_until=page.as_of)
                 return True
-            # What came is kept, whatever is wrong with where it says to go on.
+            # The items of a page are recorded even if its cursor is wrong.
             is_new = following is not None and following not in self._asked_from
             await self._record(page.items, following if is_new else None)
             if not is_new:
@@ -138,7 +138,7 @@ class Pull:
     def _following(self, page: Page) -> str | None:
         if self._source.paging == "cursor" or page.next_cursor:
             return page.next_cursor
-        # A time that is still to come would leave out all that happens until then.
+        # A time in the future would leave out all that happens until then.
         times = [time for item in page.items if (time := self._time_of(item)) and time <= page.as_of]
         return max(times).isoformat() if times else None
 

@@ -1,15 +1,15 @@
-"""How a form was read: what the data of a site's event says in our words, beside the form as it came."""
+"""Readings: the data of a site's event in our words, beside the form as it came."""
 
 from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
-# Enough of a text to judge it by; the rest costs time and changes nothing.
+# So much of a text is judged; the rest costs time and changes nothing.
 READ_UP_TO = 4_000
 
 
 def _text(value: object) -> object:
-    """What is no text was written by something else than a form, and says nothing here."""
+    """A value that is no text was not written by a form, and is read as absent."""
     return str(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else None
 
 

@@ -1,4 +1,4 @@
-"""Recording a submission: who it is from, by which key it is known, and what is refused."""
+"""Recording a submission: its contact, its keys, and the reasons for which it is refused."""
 
 import re
 from typing import Any
@@ -51,13 +51,13 @@ async def record(site: sites.Site, submission: Submission, request: Request) -> 
             raise _unreachable(submission) from error
         raise
     if recorded["duplicate"]:
-        # It leaves no other trace.
+        # A duplicate leaves no other trace.
         refusals.count(site.slug, "duplicate")
     return recorded
 
 
 def contact_of(submission: Submission, phone_region: str) -> dict[str, Any]:
-    """Who it is from, in the one spelling of each, and what it says of them."""
+    """The contact of a submission: identifiers in their one spelling, and facts."""
     contact: dict[str, Any] = {
         "name": submission.full_name,
         "email": identity.email(submission.email),
@@ -68,19 +68,19 @@ def contact_of(submission: Submission, phone_region: str) -> dict[str, Any]:
 
 
 def _facts(submission: Submission, phone: str | None) -> dict[str, str]:
-    """What the form says of the person, beside the address and number that identify them."""
+    """The facts that the form says of its contact, beside the address and number that identify it."""
     facts = {
         "name": submission.full_name,
         "area": submission.area,
         "language": submission.language,
-        # A number that cannot be read may still be one for a person's eyes.
+        # A number that cannot be read may still mean something to a person.
         "phone": submission.phone if phone is None else None,
     }
     return {key: fact for key, fact in facts.items() if fact}
 
 
 def _idempotency_key(site: sites.Site, request: Request) -> str | None:
-    """What the sender calls this message. A signed request is known by what is signed, and by nothing beside it."""
+    """The sender's key of this message. A signed request is known by its signed id, and by nothing beside it."""
     if site.kind in (proofs.STANDARD, proofs.HMAC):
         return site.message_id
     key = request.header(b"idempotency-key")

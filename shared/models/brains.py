@@ -1,8 +1,8 @@
-"""An agent's brain where it is a model: what its version says of it, and one paid question for one delivery.
+"""An agent's brain that is a model: its part of the version, and one paid question for one delivery.
 
-What a question may take is reserved in the database before it is asked, so that the limits of a day hold however
-many functions ask at once; a delivery that is handled again gets the answer that was paid for. Whatever goes
-wrong becomes a `Thought` without an answer, for the agent's rules to decide instead.
+The tokens and cost of a question are reserved in the database before it is asked, so that the limits of a day hold
+however many functions ask at once; a delivery that is handled again gets the answer that was paid for. Every failure
+becomes a `Thought` without an answer, and the agent's rules decide instead.
 """
 
 import hashlib
@@ -35,7 +35,7 @@ class Prices(BaseModel):
 
 
 class Limits(QuestionLimits):
-    """What one run may take, and all agents of the organization together in a day; the organization may set less."""
+    """Limits of one run, and of all agents of the organization in a day; the organization may set less."""
 
     runs: int = Field(default=2, ge=1, le=10)
     day_tokens: int | None = Field(default=None, ge=0)
@@ -43,7 +43,7 @@ class Limits(QuestionLimits):
 
 
 class Brain(BaseModel):
-    """The part of a version that a model needs. Without a prompt there is none."""
+    """The part of a version that a model needs. Without a prompt no model is asked."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
@@ -52,7 +52,7 @@ class Brain(BaseModel):
     model: str | None = None
     temperature: float | None = Field(default=None, ge=0, le=2)
     max_tokens: int = Field(default=500, ge=1, le=20_000)
-    # No agent has any yet: a version that lists one is refused, and so is a model that asks for one.
+    # No agent has tools yet: a version that lists one is refused, and so is a model that asks for one.
     tools: Annotated[tuple[str, ...], Field(max_length=0)] = ()
     limits: Limits = Limits()
     prices: Prices | None = None
@@ -65,7 +65,7 @@ class Brain(BaseModel):
 
 
 def version_of[Config: BaseModel](agent: Agent, shape: type[Config]) -> Config:
-    """The config of the version that shall decide, as this agent's function understands it."""
+    """The config of the version that decides, as this agent's function understands it."""
     try:
         return shape.model_validate(agent.config)
     except ValidationError as error:
@@ -73,7 +73,7 @@ def version_of[Config: BaseModel](agent: Agent, shape: type[Config]) -> Config:
 
 
 def _first_problem(error: ValidationError) -> str:
-    # What was written wrong tells more than what was left out.
+    # A wrong field tells more than a missing one.
     problems = error.errors(include_url=False, include_context=False, include_input=False)
     first = min(problems, key=lambda problem: problem["type"] == "missing")
     field = ".".join(map(str, first["loc"]))
@@ -84,7 +84,7 @@ def _first_problem(error: ValidationError) -> str:
     return f"{field} {_WRONG.get(first['type'], f'should {rest}' if should else f'has a problem: {words}')}"
 
 
-# Where a library's words would speak of itself.
+# Our words for problems that pydantic tells in words of its own.
 _WRONG = {
     "missing": "is missing",
     "extra_forbidden": "is not known",
@@ -96,7 +96,7 @@ _WRONG = {
 
 @dataclass(slots=True)
 class Thought[Answer: BaseModel]:
-    """What came of asking. Without an answer, `failure` is a code and `words` say why."""
+    """The result of a question. Without an answer, `failure` is a code and `words` say why."""
 
     model: str
     answer: Answer | None = None
@@ -108,7 +108,7 @@ class Thought[Answer: BaseModel]:
     cost_cents: float | None = None
 
     def record(self) -> dict[str, Any]:
-        """For the action: how it was asked, whatever came of it."""
+        """The question and its result, for the output of the action."""
         usage = self.usage
         record: dict[str, Any] = {"name": self.model, "requests": usage.requests}
         flags = {
@@ -194,5 +194,5 @@ async def _end[Answer: BaseModel](lease: dict[str, str], thought: Thought[Answer
             "end_model_run", **lease, tokens=thought.tokens, cost_cents=thought.cost_cents, answer=answer
         )
     except HubError as error:
-        # What was reserved then counts as spent, which is no reason to lose the answer.
+        # The reservation then counts as spent, which is no reason to lose the answer.
         log.crash("model_run_unended", error, delivery=lease["delivery_id"])

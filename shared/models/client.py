@@ -1,9 +1,9 @@
 """Ask a model: one OpenAI-compatible endpoint, a schema in, a checked answer out, or a failure with a name.
 
-Nothing here knows what is asked for. An answer is what `read` makes of the model's JSON; what `read` refuses goes
-back once, with the reasons. Whatever fails, it ends within `QuestionLimits.seconds`. An endpoint that keeps failing is
-left alone for a while, so that a hundred questions do not each wait for the same silence. Which parameters a model
-takes each process learns for itself (`dialects`): it costs a refusal, which is free. The schema is in the prompt from
+Nothing here knows what is asked for. `read` makes the answer of the model's JSON; JSON that `read` refuses goes back
+once, with the reasons. A question always ends within `QuestionLimits.seconds`. An endpoint that keeps failing is left
+alone for a while, so that a hundred questions do not each wait for the same silence. Each process learns for itself
+which parameters a model takes (`dialects`): it costs a refusal, which is free. The schema is in the prompt from
 the start, because an endpoint that does not heed it says nothing, and each answer is paid for.
 """
 
@@ -41,14 +41,14 @@ REPAIR = (
 
 
 class QuestionLimits(BaseModel):
-    """What one question may take."""
+    """Limits of one question."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     seconds: float = Field(default=10, gt=0, le=12)
     tries: int = Field(default=2, ge=1, le=4)
     tokens: int = Field(default=8_000, ge=100, le=200_000)
-    # How long at most the endpoint is left alone, after failures or because it asks for it.
+    # The endpoint is left alone at most so long, after failures or because it asks for it.
     rest_seconds: float = Field(default=30, ge=0, le=120)
 
 
@@ -68,7 +68,7 @@ class Question:
 
     @property
     def likely_tokens(self) -> int:
-        """At most about as many as a request costs, its answer included."""
+        """About the most tokens that a request costs, its answer included."""
         return (
             len(self.prompt.encode()) + len(self.user.encode()) + len(orjson.dumps(self.schema))
         ) // 3 + self.max_tokens
@@ -76,7 +76,7 @@ class Question:
 
 @dataclass(slots=True)
 class Usage:
-    """What was asked and spent so far, whether or not an answer came of it."""
+    """Requests and tokens of a question so far, whether or not it got an answer."""
 
     requests: int = 0
     tokens_in: int = 0
@@ -91,12 +91,12 @@ class Usage:
 
 
 class Failure(Exception):
-    """Why there is no answer. `words` are for people, and quote neither the model nor a customer."""
+    """There is no answer. `words` say why, and quote neither the model nor a customer."""
 
     code = "failed"
     words = "the model failed"
     can_be_retried = False
-    # Whether it says something about the endpoint rather than about this question.
+    # Whether the endpoint failed, and not only this question.
     is_endpoints = True
 
     def __init__(self, *, status: int | None = None, retry_after: float | None = None) -> None:
@@ -122,7 +122,7 @@ class ServerFailed(Failure):
 
 
 class BrokenOff(ServerFailed):
-    """It may have been answered, and paid for."""
+    """The connection broke after the request: the question may have been answered, and paid for."""
 
 
 class Garbled(Failure):
@@ -156,7 +156,7 @@ class CutOff(Failure):
 async def ask[Answer](
     question: Question, read: Callable[[Any], Answer], limits: QuestionLimits, usage: Usage
 ) -> Answer:
-    """The answer as `read` makes it of the model's JSON, or refuses to, by a ValueError."""
+    """Ask; answers what `read` makes of the model's JSON. `read` refuses JSON by a ValueError."""
     endpoint = _endpoint()
     endpoint.refuse_while_resting()
     try:
@@ -177,7 +177,7 @@ async def ask[Answer](
 
 
 async def close() -> None:
-    """Close this loop's connections, and forget what was known of the endpoint."""
+    """Close this loop's connections, and forget the state of the endpoint."""
     endpoint = _endpoints.pop(_here(), None)
     if endpoint:
         await endpoint.http.aclose()
@@ -190,7 +190,7 @@ class _Reply(NamedTuple):
 
 
 class _Exchange:
-    """One question, from the first request to the answer: tries when the way fails, one repair of what came."""
+    """One question, from the first request to the answer: retries of failed requests, one repair of an unfit answer."""
 
     def __init__(
         self, endpoint: "_Endpoint", question: Question, limits: QuestionLimits, usage: Usage
@@ -287,7 +287,7 @@ class _Exchange:
         return choice
 
     def _spend(self, stated: Any, body: bytes) -> None:
-        """What the server says it was, else about what it must have been."""
+        """Count the tokens that the server states, else an estimate."""
         try:
             tokens = Tokens.model_validate(stated)
         except ValidationError:
@@ -303,11 +303,11 @@ class _Exchange:
 
 
 class _Unfit(Exception):
-    """What is wrong with an answer, in words that quote nothing of it."""
+    """An answer is unfit; the message says why and quotes nothing of it."""
 
 
 def _read[Answer](said: Choice, read: Callable[[Any], Answer], usage: Usage) -> Answer:
-    """The last of its values that `read` takes: before it may stand a draft, or what it quotes."""
+    """The last JSON value that `read` takes: a draft or a quotation may stand before it."""
     if calls := said.message.tool_calls:
         names = [_tool_name(call) for call in calls[:10]]
         usage.refused_tools += names
@@ -332,7 +332,7 @@ def _problem(error: ValueError) -> str:
 
 
 def _place(loc: tuple[int | str, ...]) -> str:
-    """Where in the answer; a name of the model's own making is nothing to repeat."""
+    """The place of a problem in the answer, without names of the model's own making."""
     return ".".join(str(part) if _TOOL_NAME.fullmatch(str(part)) else "…" for part in loc[:3]) or "answer"
 
 
@@ -357,7 +357,7 @@ def _refusal(reply: _Reply) -> Failure:
 
 def _retry_after(headers: "httpx.Headers") -> float | None:
     try:
-        # Finer, and some send both.
+        # Milliseconds are finer, and some send both.
         return max(0.0, float(headers["retry-after-ms"]) / 1000)
     except (KeyError, ValueError):
         return retry_after.seconds(headers.get("retry-after"))
@@ -377,10 +377,10 @@ class _Endpoint:
             headers={
                 "authorization": f"Bearer {llm.api_key}",
                 "content-type": "application/json",
-                # Unpacking could make much out of little.
+                # Unpacking could make a large body out of a small one.
                 "accept-encoding": "identity",
             },
-            # The whole has its own limit.
+            # The whole question has its own limit.
             timeout=httpx.Timeout(None, connect=CONNECT_TIMEOUT),
             limits=httpx.Limits(max_connections=32, max_keepalive_connections=16, keepalive_expiry=30),
             follow_redirects=False,
@@ -429,7 +429,7 @@ async def _bounded(answer: "httpx.Response") -> bytes:
     return body
 
 
-# Keyed as the database's pools are: by process and event loop.
+# Keyed by process and event loop, like the database's pools.
 _endpoints: dict[tuple[int, asyncio.AbstractEventLoop], _Endpoint] = {}
 
 

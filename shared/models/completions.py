@@ -1,7 +1,7 @@
-"""What a model's server sends: the text in it, the JSON in the text, and the tokens it took.
+"""Completions: the text in a server's answer, the JSON in the text, and the tokens it took.
 
-Servers differ in all three: text comes in parts, after what was thought, inside a fence, between sentences. Whatever
-form an answer has, it was paid for, so it is read.
+Servers differ in all three: text comes in parts, after thoughts, inside a fence, between sentences. An answer in any
+of these forms was paid for, so it is read.
 """
 
 import contextlib
@@ -12,10 +12,10 @@ from typing import Annotated, Any
 import orjson
 from pydantic import AliasChoices, BaseModel, BeforeValidator, Field
 
-# How many places are tried at which an object may begin.
+# So many places are tried at which an object may begin.
 MOST_STARTS = 200
 _THOUGHTS = re.compile(r"<(think|thinking|thought|reasoning)>.*?(?:</\1>|\Z)", re.DOTALL | re.IGNORECASE)
-# Where the server's template has opened it, only the end is there.
+# Only the end is there when the server's template has opened the thoughts.
 _END_OF_THOUGHTS = re.compile(r"</(?:think|thinking|thought|reasoning)>", re.IGNORECASE)
 _DECODER = json.JSONDecoder()
 
@@ -63,12 +63,12 @@ class Tokens(BaseModel):
 
     @property
     def spoken(self) -> int:
-        """With what was thought, which some count in the total alone."""
+        """The tokens of the answer and its thoughts, which some servers count in the total alone."""
         return max(self.completion_tokens, (self.total_tokens or 0) - self.prompt_tokens)
 
 
 def completion(body: bytes) -> Completion:
-    """A ValueError where there is none."""
+    """The completion in a body; a ValueError if there is none."""
     text = generated(body)
     if text is not None:
         return Completion(choices=[Choice(message=Message(content=text))])
@@ -76,7 +76,7 @@ def completion(body: bytes) -> Completion:
 
 
 def generated(body: bytes) -> str | None:
-    """What a model said that its server refuses for its form, as Groq does: it is in the refusal."""
+    """The model's text in a refusal of a server that refuses its form, as Groq does."""
     try:
         text = orjson.loads(body)["error"]["failed_generation"]
     except (ValueError, LookupError, TypeError):
@@ -85,12 +85,12 @@ def generated(body: bytes) -> str | None:
 
 
 def spoken(text: str) -> str:
-    """The text without what was thought before it."""
+    """The text without the thoughts before it."""
     return _END_OF_THOUGHTS.split(_THOUGHTS.sub("", text))[-1]
 
 
 def values(text: str) -> list[Any]:
-    """The JSON that a text is, else the objects in it; none inside another."""
+    """The JSON that a text is, else the outermost objects in it."""
     try:
         whole = orjson.loads(text)
     except orjson.JSONDecodeError:
@@ -107,7 +107,7 @@ def _objects(text: str) -> list[Any]:
         try:
             _, end = _DECODER.raw_decode(text, start)
         except json.JSONDecodeError as error:
-            # All before it belongs to an object that is not whole.
+            # The text before the error belongs to an object that is not whole.
             end = max(start + 1, error.pos)
         except RecursionError:
             break

@@ -1,9 +1,9 @@
-"""How an endpoint wants to be asked, learnt from what it refuses.
+"""Dialects: the parameters that an endpoint takes, learnt from its refusals.
 
-Many servers speak the API that one vendor made, and each takes other parameters of it. One that it does not take it
-refuses by name and before anything is generated, so that a refusal costs nothing. A parameter that is refused is
-spelled the other way, then left out; a schema becomes `json_object`, then the words of the prompt alone. No way is
-gone back, so that an endpoint which refuses everything is soon left.
+Many servers speak the API that one vendor made, and each takes other parameters of it. A server refuses a parameter by
+name and before anything is generated, so that a refusal costs nothing. A parameter that is refused is spelled the other
+way, then left out; a schema becomes `json_object`, then the words of the prompt alone. No step is taken back, so that
+an endpoint which refuses everything is soon left.
 """
 
 import re
@@ -15,7 +15,7 @@ import orjson
 
 from shared import log
 
-# Some answer 404 where no provider of theirs takes a parameter, or 500 where a server of theirs raised an exception.
+# Some answer 404 when no provider of theirs takes a parameter, or 500 when a server of theirs raised an exception.
 REFUSING = frozenset({400, 404, 422, 500, 501})
 MOST_MODELS = 100
 MOST_TEXTS = 50
@@ -30,22 +30,22 @@ _NAMES = re.compile(
     r"|(?P<answer>response.?format|json.?(?:schema|object|mode)|structured.?output|grammar|requested.parameters)",
     re.IGNORECASE,
 )
-# What asks for less text names a parameter as well, and no other way of asking helps.
+# A refusal of too long a text may name a parameter as well, but no other dialect helps.
 _TOO_LONG = re.compile(r"context.?(?:length|window|size)", re.IGNORECASE)
 _OTHER_PARAMETERS = re.compile(r"messages|model\b|prompt|input\b")
-# Where a refusal repeats what it was sent.
+# The fields in which a refusal repeats the request.
 _ECHOES = frozenset({"input", "ctx"})
 
 
 class Dialect(NamedTuple):
-    """For each thing that is asked for, how many of its ways were refused."""
+    """For each thing that is asked for, how many of its spellings were refused."""
 
     limit: int = 0
     temperature: int = 0
     answer: int = 0
 
     def word(self, thing: str) -> str | None:
-        """How it is asked for; None where it is left out."""
+        """The spelling of a thing; None when it is left out."""
         return _WAYS[thing][self._asdict()[thing]]
 
     def without(self, refused: set[str]) -> "Dialect":
@@ -54,13 +54,13 @@ class Dialect(NamedTuple):
 
 
 class Known(dict[str, Dialect]):
-    """The dialect of each model of an endpoint, as far as it is known; of too many the earliest is forgotten."""
+    """The dialect of each model of an endpoint, as far as it is known; beyond MOST_MODELS the earliest is forgotten."""
 
     def __missing__(self, model: str) -> Dialect:
         return Dialect()
 
     def learn(self, model: str, dialect: Dialect) -> None:
-        # Who asked at the same time may have learnt something else.
+        # Another question at the same time may have learnt something else.
         learnt = Dialect(*map(max, self[model], dialect))
         if learnt == self[model]:
             return
@@ -71,17 +71,17 @@ class Known(dict[str, Dialect]):
 
 
 def refused(body: bytes) -> set[str]:
-    """The things that a refusal names as what is wrong with the request."""
+    """The things that a refusal names as wrong with the request."""
     said = body.decode(errors="replace")
     if _TOO_LONG.search(said):
         return set()
-    # Only the first in each text: after it come the ways that would be right, or all that there are.
+    # Only the first name in each text: the right spellings, or all that there are, come after it.
     firsts = map(_NAMES.search, islice(_texts(said), MOST_TEXTS))
     return {str(first.lastgroup) for first in firsts if first}
 
 
 def _texts(said: Any, depth: int = 0) -> Iterator[str]:
-    """What a refusal says, wherever it says it; where it names the parameter in a field of its own, that alone."""
+    """The texts of a refusal at any depth; the parameter alone if a field of its own names it."""
     if depth > 8:
         return
     if isinstance(said, str):

@@ -1,1 +1,1 @@
-"""Requests to URLs that somebody else has chosen, and events that go there."""
+"""Requests to URLs that somebody else has chosen, and the events that are sent there."""

@@ -2,7 +2,7 @@
 
 A name is resolved at every connection, every address it has is checked, and one of those very addresses is
 connected to: so a name that answers differently the next moment gains nothing. Redirects are not followed,
-proxies of the environment are not used, and of an answer only the beginning is read.
+proxies of the environment are not used, and only the beginning of an answer is read.
 
 The ranges are our own: Python's `is_global` lets addresses through that lead inward, such as 64:ff9b::7f00:1.
 """
@@ -33,7 +33,7 @@ _CLOSED_V4 = [
         *("198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/3"),
     )
 ]
-# Of IPv6 only what is given out as global unicast is open, less what carries IPv4 addresses or is for documents.
+# IPv6 is open only where it is given out as global unicast, less the ranges that carry IPv4 or are for documents.
 _OPEN_V6 = IPv6Network("2000::/3")
 _CLOSED_V6 = [IPv6Network(block) for block in ("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20")]
 
@@ -105,11 +105,11 @@ class Client:
     async def post(
         self, url: str, content: bytes, headers: dict[str, str], seconds: float = TIMEOUT
     ) -> Answer:
-        """Of the answer's body only the beginning is read: the rest is nothing to us."""
+        """Post; only the beginning of the answer's body is read."""
         return await self._ask(url, "POST", headers, content, seconds, EXCERPT_BYTES, is_excerpt=True)
 
     async def get(self, url: str, headers: dict[str, str], most: int, seconds: float = TIMEOUT) -> Answer:
-        """The whole answer, which is TooMuch when its body is longer than `most`."""
+        """Get the whole answer; TooMuch when its body is longer than `most`."""
         return await self._ask(url, "GET", headers, None, seconds, most, is_excerpt=False)
 
     async def _ask(
@@ -179,7 +179,7 @@ class _Guard(httpcore.AsyncNetworkBackend):
         await asyncio.sleep(seconds)
 
     def _checked(self, answers: list[str]) -> list[Address]:
-        """All of them, or none: a name with one address of ours among others is no mistake."""
+        """All addresses, or none: a name with one of our addresses among others is an attack."""
         try:
             addresses = [ip_address(answer) for answer in answers]
         except ValueError as error:

@@ -1,6 +1,6 @@
-"""Webhooks out: an event as a signed request, by Standard Webhooks, and what a partner's answer means.
+"""Webhooks out: an event as a signed request, by Standard Webhooks, and the meaning of a partner's answer.
 
-`webhook-id` is the delivery's, the same at every try, so a partner that got it twice can tell. Every secret that
+`webhook-id` is the delivery's, the same at every attempt, so a partner that got an event twice can tell. Every secret that
 is valid signs, so a partner may change over whenever it likes.
 """
 
@@ -24,7 +24,7 @@ class Webhook(BaseModel):
 
 
 async def send(target: str, client: Client, delivery: Delivery) -> Done:
-    # Looked up for each: a secret that was just taken back signs nothing more.
+    # Looked up for each delivery: a secret that was just revoked signs nothing more.
     row = await db.call("webhook", target=target)
     if row is None:
         raise Permanent("there is no such webhook")
@@ -67,7 +67,7 @@ def signature(secrets: list[str], message_id: str, timestamp: int, body: bytes) 
 
 
 async def judged(answer: Answer, delivery: Delivery) -> Done:
-    """2xx alone is received. What else a partner says, we come again; after 410 only when a person says so."""
+    """2xx is received. Any other status is retried; 410 also pauses the webhook, until a user lets it run again."""
     excerpt = log.masked(answer.excerpt.replace("\0", ""), limit=EXCERPT_BYTES)
     if 200 <= answer.status < 300:
         return Done(result={"status": answer.status, "answer": excerpt})

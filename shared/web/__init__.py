@@ -1,1 +1,1 @@
-"""Requests and answers: what every endpoint needs, whoever calls it."""
+"""Requests and answers: the parts that every endpoint needs, whoever calls it."""

@@ -14,7 +14,7 @@ from shared.web.requests import Request
 
 MAX_DEPTH = 32
 MAX_FIELDS = 200
-# Of all objects and lists of a body together, as commas: a text has one in some eighty letters.
+# The most entries of all objects and lists of a body, counted by commas: a text has one in some eighty letters.
 MAX_ENTRIES = 50_000
 _LARGEST_INTEGER = 2**63
 _BRACKET = re.compile(r"[][{}]")
@@ -54,7 +54,7 @@ async def parse(body: bytes, kind: str, content_type: bytes) -> object:
     if kind == "json":
         return _json(text)
     if kind == "form" and text.startswith("{"):
-        # `curl -d @form.json` calls it a form.
+        # `curl -d @form.json` calls a JSON body a form.
         with contextlib.suppress(BadRequest):
             return _json(text)
     return _fields(await _multipart(body, content_type) if kind == "multipart" else _urlencoded(text))
@@ -119,7 +119,7 @@ _DECODER = json.JSONDecoder(
 
 
 def _check(value: object, path: str) -> None:
-    """What Postgres cannot store as jsonb, named by the field it stands in."""
+    """Refuse text that Postgres cannot store as jsonb, naming its field."""
     if isinstance(value, str):
         if "\0" in value:
             raise Unprocessable.field(path, "contains a NUL character")

@@ -1,4 +1,4 @@
-"""Who may call an endpoint: the base of every kind of caller."""
+"""The base of every kind of caller: it says who may call an endpoint."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection

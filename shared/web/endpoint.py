@@ -1,4 +1,4 @@
-"""What every function needs, once: who calls, what comes in, what goes out, one log line.
+"""Endpoints: the caller, the body, the answer and one log line of every function, in one place.
 
     @endpoint(caller=sites.sender("prime"), body=Submission)
     async def ingest_prime(site: Site, submission: Submission, request: Request): ...
@@ -40,13 +40,13 @@ _PREFLIGHT_HEADERS = b"content-type, idempotency-key, traceparent, x-page-token,
 
 @dataclass(frozen=True)
 class Instance:
-    """What a deployed function runs in: memory in MB, timeout in seconds, concurrency in requests at a time."""
+    """The instance of a deployed function: memory in MB, timeout in seconds, concurrency in requests at a time."""
 
     memory: int = 256
     timeout: int = 15
     concurrency: int = 80
     min_instances: int = 0
-    # Each holds up to four connections, and a small pooler serves 200 clients.
+    # Each instance holds up to four connections, and a small pooler serves 200 clients.
     max_instances: int = 10
 
 
@@ -150,7 +150,7 @@ class Endpoint:
         return response
 
     async def _allow_origin(self, request: Request, response: Response) -> None:
-        """From the origins that the caller's site lists, a browser may send this and read the answer."""
+        """Let browsers on the origins that the caller's site lists send this and read the answer."""
         response.headers.append((b"vary", b"origin"))
         origin = request.credential(b"origin")
         try:
@@ -190,7 +190,7 @@ class EveryMethod(Route):
 HTTP_PROTOCOLS["auto"] = f"{Protocol.__module__}:{Protocol.__name__}"
 aio.Route = EveryMethod  # type: ignore[assignment, attr-defined]
 
-# Every endpoint of this process by name: the manifest is made of them.
+# Every endpoint of this process, by name, for the manifest.
 declared: dict[str, Endpoint] = {}
 
 
@@ -215,7 +215,7 @@ def endpoint(
             settings.load(group)
         for group in made.wants:
             settings.load_if_set(group)
-        # What a function imports lives as long as it does: no collection need look at it.
+        # Imported objects live as long as the function does: no collection need look at them.
         gc.freeze()
 
         @wraps(handler)

@@ -26,7 +26,7 @@ class Protocol(HttpToolsProtocol):
                     return
                 data = self._head_without_offer() + data[offer.args[0] :]
             except httptools.HttpParserError as error:
-                # httptools says the same of a method that it does not know and of bytes that are no HTTP at all.
+                # httptools has one error for a method that it does not know and for bytes that are no HTTP at all.
                 if "method" in str(error) and _REQUEST_LINE.match(data):
                     self._refuse_method()
                 else:

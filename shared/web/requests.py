@@ -65,9 +65,9 @@ class Request:
         return self._body
 
     def address(self, proxies: int) -> str:
-        """Whose request it is, behind so many proxies of ours; of IPv6 the network, for a household has one of those.
+        """The client's address, behind so many proxies of ours; for IPv6 its network, since a household has one.
 
-        Each proxy adds, at the end, whom it heard from. Whatever stands before that the client may have written.
+        Each proxy adds, at the end, the address that it heard from. The client may have written all before that.
         """
         heard_from = self._peer()
         if proxies:

@@ -1,10 +1,10 @@
-"""What is sent back."""
+"""Responses."""
 
 from starlette.types import Receive, Scope, Send
 
 
 class Response:
-    """What is sent. Starlette's own does more than is needed here, at 10 µs more."""
+    """A response. Starlette's own does more than is needed here, at 10 µs more."""
 
     __slots__ = ("body", "headers", "status")
 

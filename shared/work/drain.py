@@ -1,8 +1,8 @@
-"""Deliveries: claim what is due for a target, handle each, settle each, until there is nothing left.
+"""Deliveries: claim those that are due for a target, handle each, settle each, until none is left.
 
-A handler answers `Done` with what the delivery shall change, or raises: `Skip` when there is nothing to do,
-`Permanent` when no retry can help, `Retry` to say when, anything else for a retry when SQL thinks best. Its
-effects are written by SQL in the transaction that settles it, and only while the lease is still ours.
+A handler answers `Done` with the effects of the delivery, or raises: `Skip` when there is nothing to do,
+`Permanent` when no retry can help, `Retry` to say when, anything else for a retry when SQL thinks best. SQL writes the
+effects in the transaction that settles the delivery, and only while the lease is still held.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ class Kick(BaseModel):
 
 @dataclass(slots=True)
 class Summary:
-    """What one drain did."""
+    """The numbers of deliveries that one drain claimed, and how they ended."""
 
     claimed: int = 0
     done: int = 0
@@ -44,12 +44,12 @@ class Summary:
     skipped: int = 0
     released: int = 0
     lost: int = 0
-    # The kick found a drain at work, which looks again instead.
+    # True when another drain was at work, which looks again instead.
     joined: bool = False
 
 
 _UNREADABLE = {"outcome": "retry", "error": "the delivery has a shape that this function does not know"}
-# What SQL answers about a settlement, and how a summary calls it; all else is lost.
+# The status that SQL answers for a settlement, and the count that it adds to; any other is lost.
 _COUNTED_AS = {
     "done": "done",
     "failed": "retried",
@@ -68,15 +68,15 @@ class Pace:
     # A lease is extended for as long as its handler runs.
     lease: int = 30
     handler_timeout: float = 20
-    # After the deadline nothing new is begun, and what runs has `grace` to end.
+    # After the deadline no handler is begun, and those that run have `grace` to end.
     deadline: float = 50
     grace: float = GRACE
 
 
 async def drain(target: str, handle: Handle, pace: Pace = Pace()) -> dict[str, Any]:
-    """Handle what is due for `target` until nothing is left, the deadline is there or the process shall stop.
+    """Handle the deliveries due for `target` until none is left, the deadline is there or the process must stop.
 
-    When the process shall stop, what runs has GRACE to end.
+    When the process must stop, handlers that run have GRACE to end.
     """
     at_work = _drains.get(target)
     if at_work and at_work.loop is asyncio.get_running_loop():
@@ -180,7 +180,7 @@ class Drain:
         kicked.cancel()
         ended = [task for task in self._running if task.done()]
         settlements = [task.result() for task in ended if not task.cancelled()]
-        # Taken out before they are settled: what has ended needs its lease no longer than the settling takes.
+        # Taken out before they are settled: an ended delivery needs its lease no longer than the settling takes.
         for task in ended:
             del self._running[task]
         await self._settle(settlements)
@@ -193,7 +193,7 @@ class Drain:
             pass
 
     async def _finish(self) -> None:
-        """Give back what was not started, and let the rest end."""
+        """Release deliveries that were not started, and let the rest end."""
         waiting, self._waiting = self._waiting, deque()
         await self._settle([settlement_of(delivery, "release") for delivery in waiting])
         began = self.loop.time()
@@ -205,7 +205,7 @@ class Drain:
         return began + (min(GRACE, self._pace.grace) if self._stopping else self._pace.grace)
 
     async def _give_back(self) -> None:
-        """Whatever is still held when all is over, or when the drain itself has failed."""
+        """Release all that is still held at the end, or when the drain itself has failed."""
         held = [*self._waiting, *self._running.values()]
         for task in self._running:
             task.cancel()
@@ -227,7 +227,7 @@ class Drain:
             self._drop({it.id for it in held if str(it.id) not in kept})
 
     def _drop(self, lost: set[UUID]) -> None:
-        """Another process has these now: what they still do here would be refused anyway."""
+        """Cancel the handlers of deliveries that another process has now: SQL would refuse to settle them."""
         for task, delivery in list(self._running.items()):
             if delivery.id in lost and task.cancel():
                 self._summary.lost += 1
@@ -261,7 +261,7 @@ class Drain:
         return await db.call("settle_deliveries", settlements=settlements)  # type: ignore[no-any-return]
 
     async def _settle_apart(self, settlements: list[Settlement], error: Exception) -> None:
-        """One of them cannot be written at all, as with a NUL in its result: the others go without it."""
+        """Settle one by one, because one cannot be written at all, for a NUL in its result: the others are settled."""
         if len(settlements) > 1:
             failed = None
             for settlement in settlements:
@@ -286,7 +286,7 @@ _is_listening = False
 
 
 def _stop_at_sigterm() -> None:
-    """A server that is told to stop waits for its requests: so a drain must hear of it as well."""
+    """Tell drains of SIGTERM: a server that must stop waits for its requests, and so for them."""
     global _is_listening
     server_stops = signal.getsignal(signal.SIGTERM)
     if (

@@ -1,4 +1,4 @@
-"""What a function is handed with a delivery: the event, who it is about, and who shall decide."""
+"""Envelopes: a delivery with its event, its contact, and the agent and version that decide."""
 
 from datetime import datetime
 from typing import Any, Literal

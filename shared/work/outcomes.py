@@ -1,4 +1,4 @@
-"""How handling a delivery ends: in what it shall change, or in an exception that says what to do instead."""
+"""Outcomes of a delivery: its effects, or an exception that says what to do instead."""
 
 import asyncio
 import time
@@ -12,7 +12,7 @@ from shared.work.envelopes import Delivery
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What a handled delivery changes; parts left out change nothing."""
+    """The effects of a handled delivery; parts left out change nothing."""
 
     action: dict[str, Any] | None = None
     lead: dict[str, Any] | None = None
@@ -31,7 +31,7 @@ class Skip(Exception):
 
 
 class Permanent(Exception):
-    """It failed, and would fail again."""
+    """The delivery failed, and would fail again."""
 
 
 class Retry(Exception):
@@ -41,7 +41,8 @@ class Retry(Exception):
 
 
 class Unreadable(Exception):
-    """The version that shall decide cannot be read, in one sentence. Another may be published; a rehearsal is of this."""
+    """The version that decides cannot be read; the message says why. A live delivery is retried, since another
+    version may be published; a rehearsal is of this one."""
 
 
 type Handle = Callable[[Delivery], Awaitable[Done]]

@@ -1,4 +1,4 @@
-"""An enquiry as an agent judges it: what was typed, without instructions to machines, and what is remembered."""
+"""An enquiry as an agent judges it: the typed text, without instructions to machines, and the memory of its contact."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,7 +13,7 @@ from shared.work.envelopes import Contact, Delivery
 
 
 class Memory(BaseModel):
-    """What the agent remembers of a contact: numbers, times and words of the version's own lists."""
+    """The agent's memory of a contact: numbers, times and words of the version's own lists."""
 
     last_score: int | None = Field(default=None, ge=0, le=100)
     last_band: Literal["A", "B", "C"] | None = None
@@ -31,7 +31,7 @@ class Memory(BaseModel):
 
     @classmethod
     def made_by(cls, lead: Qualification, at: datetime) -> dict[str, Any]:
-        """What to remember of this enquiry."""
+        """The facts to remember of this enquiry."""
         memory = cls(last_score=lead.score, last_band=lead.band, last_service=lead.service, last_at=at)
         return memory.model_dump(mode="json")
 
@@ -45,7 +45,7 @@ class Memory(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Enquiry:
-    """An enquiry as it is judged: without what reads like instructions to a machine."""
+    """An enquiry as it is judged: without passages that read like instructions to a machine."""
 
     reading: Reading
     site: str | None
@@ -68,7 +68,7 @@ class Enquiry:
         }
 
     def seen(self) -> dict[str, Any]:
-        """For the action: what was known beside the event, and what was left out of it."""
+        """The input of the action: the memory beside the event, and the kinds of passages left out."""
         return self.history | {"site": self.site, "left_out": list(self.left_out)}
 
     def reasons(self) -> list[str]:

@@ -1,12 +1,12 @@
-"""What a model is asked about an enquiry, and how far its answer may move what the rules found.
+"""A model's judgement of an enquiry, and how far it may move the verdict of the rules.
 
-The rules judge every enquiry. A model may move their score within `thresholds`, never into a better band: where
+The rules judge every enquiry. A model may move their score within `thresholds`, never into a better band: when
 it would, a person is asked. It chooses a service and a next step from the version's lists, and says why in a few
 short lines. It has no tools, is told of name, address and number only whether they were given, and remembers
 nothing in words of its own.
 
 In a version's config, beside `rules`: `prompt`, `model` (null takes LLM_MODEL), `temperature`, `max_tokens`;
-`thresholds`, how many points the model may add or take; `next_steps`, what it may choose from for each band;
+`thresholds`, how many points the model may add or take; `next_steps`, the model's choices for each band;
 `limits`: `seconds` (12 at most) and `tokens` of a run, `tries`, `rest_seconds` after failures, `runs` of a delivery,
 `day_tokens`, `day_cents`, of which a rehearsal takes half at most; `prices`, cents for a million tokens, `input` and
 `output`. An organization sets less for a day (UTC) in its settings: {"model": {"day_tokens": 100000, "day_cents": 200}}.
@@ -37,7 +37,7 @@ what else they gave, "history" what we know of them, "rules" what our written ru
 Answer with one JSON object: "score" from 0 to 100 for how good a lead it is, "confidence" from 0 to 1, the
 "service" they want or null, the "next_step" to take, and up to four "reasons" of at most twelve words each.
 """
-# What was typed, and may hold anything; who it is from stays here.
+# The fields that the model is shown: typed text that may hold anything. Name, address and number stay here.
 SHOWN = ("service", "message", "budget", "area", "timeframe")
 MOST_REASONS = 4
 LONGEST_REASON = 120
@@ -57,7 +57,7 @@ class Version(Brain):
 
     rules: Rules
     thresholds: Thresholds = Thresholds()
-    # What else than its one next step a model may choose for a band.
+    # Next steps that a model may choose for a band, beside the band's own.
     next_steps: dict[Literal["A", "B", "C"], tuple[Annotated[str, Field(max_length=120)], ...]] = Field(
         default={}
     )
@@ -98,10 +98,10 @@ class Judgement(BaseModel):
 
 @dataclass(slots=True)
 class Verdict:
-    """A lead as it is judged in the end, and by whom."""
+    """The final judgement of a lead: by the model, or by the rules."""
 
     lead: Qualification
-    # Whether something about it is for a person to settle, however sure the judgement is.
+    # A doubtful verdict escalates to a person, however sure the judgement is.
     is_doubtful: bool
     decided_by: Literal["model", "rules"] = "rules"
     fallback: str | None = None
@@ -115,7 +115,7 @@ class Verdict:
 
 
 async def judge(delivery: Delivery, enquiry: Enquiry, by_rules: Qualification, version: Version) -> Verdict:
-    """By the model, where there is one and it answers; else by the rules, saying why."""
+    """Judge by the model, if there is one and it answers; else by the rules, saying why."""
     lead = by_rules.model_copy(update={"reasons": by_rules.reasons + enquiry.reasons()})
     verdict = Verdict(lead, is_doubtful=bool(enquiry.left_out))
     llm = brains.configured()
@@ -171,7 +171,7 @@ def moved(by_rules: Qualification, judgement: Judgement, version: Version) -> tu
         band=band.band,
         decision=band.decision,
         reasons=reasons,
-        # As sure as the rules are at most: a model is easily sure of itself.
+        # A model is easily sure of itself: the rules' confidence is the most.
         confidence=min(by_rules.confidence, judgement.confidence),
         next_step=judgement.next_step if judgement.next_step in version.steps(band.band) else band.next_step,
         service=by_rules.service or judgement.service,
@@ -193,7 +193,7 @@ def _choices(enquiry: Enquiry, version: Version) -> dict[str, list[Any]]:
 
 
 def _schema(service: list[Any], next_step: list[Any]) -> dict[str, Any]:
-    """In the subset that strict servers take: bounds are ours to check."""
+    """The schema of an answer, in the subset that strict servers take: bounds are checked here."""
     properties = {
         "score": {"type": "integer"},
         "confidence": {"type": "number"},
@@ -227,7 +227,7 @@ def _shown(enquiry: Enquiry, by_rules: Qualification) -> dict[str, Any]:
 def _encoded(shown: dict[str, Any]) -> str:
     """JSON in which nothing typed can end its string, begin a line or look like a template's own marks."""
     encoded = json.dumps(shown, ensure_ascii=False).translate(_TEMPLATE_MARKS)
-    # Of JSON's own brackets none stands before a letter.
+    # No bracket of JSON's own stands before a letter.
     return re.sub(r"\[(?=/?\w)", r"\\u005b", encoded)
 
 
@@ -240,7 +240,7 @@ _LINK = re.compile(
 
 
 def _plain(reason: str) -> str | None:
-    """One short line without links, addresses, marks and whatever else is no plain sentence."""
+    """The reason as one short line; None if it has links, addresses, marks or is no plain sentence."""
     line = _LINK.sub(" ", unicodedata.normalize("NFKC", reason[: 4 * LONGEST_REASON]))
     line = "".join(mark if unicodedata.category(mark)[0] in "LNMZP" else " " for mark in line)
     if passages.kinds(line):

@@ -1,6 +1,6 @@
 """How good a lead is, by the rules written in the agent's version: points, each with its reason in words.
 
-What a customer wrote is searched for words and amounts, and never obeyed.
+A customer's text is searched for words and amounts, and never obeyed.
 """
 
 import re
@@ -23,7 +23,7 @@ class _Rule(BaseModel):
 
 
 class Mention(_Rule):
-    """Something a customer may ask for, or say, and what it is worth."""
+    """Something that a customer may ask for or say, found by its words, and its points."""
 
     name: str
     words: Words
@@ -133,7 +133,7 @@ def _first(mentions: Iterable[Mention], text: str) -> Mention | None:
 
 @lru_cache(maxsize=512)
 def _pattern(words: Words) -> re.Pattern[str]:
-    # Whole words out of a fixed list: linear in the text, whatever it is.
+    # Whole words out of a fixed list take time linear in the text.
     return re.compile(r"\b(?:" + "|".join(re.escape(word.casefold()) for word in words) + r")\b")
 
 
@@ -189,7 +189,7 @@ def _completeness(rules: Completeness, reading: Reading) -> list[Point]:
 
 
 def _confidence(signals: dict[str, Point | None], reading: Reading) -> float:
-    """How much there was to judge by: the share of what the rules ask about that the form answers."""
+    """The share of the rules' questions that the form answers."""
     known = [
         signals["service"] or signals["unwanted"],
         reading.message,

@@ -1,8 +1,8 @@
-"""Recognises, in what customers write, what reads like instructions to a machine, and leaves it out.
+"""Passages in customers' texts that read like instructions to a machine are recognised and left out.
 
-It is one of several walls: what it misses still meets a model that may not lift a lead into a better band, and
-rules that only count words. What it takes wrongly is still there in the event, and a person is asked to look. From
-the first such sentence on, the rest of its paragraph goes with it, for what an order asks for follows it.
+This is one of several walls: a passage that it misses still meets a model that may not lift a lead into a better band,
+and rules that only count words. A passage that it takes wrongly is still in the event, and a person is asked to look.
+The rest of a paragraph goes with its first such sentence, because the thing that an order asks for follows the order.
 """
 
 import html
@@ -13,15 +13,15 @@ from shared.intake.readings import READ_UP_TO, Reading
 from shared.models.injections.patterns import matched
 from shared.models.injections.spellings import has_encoded_text, spellings
 
-# No customer writes a paragraph of more, and each takes its time.
+# No customer writes a paragraph of more sentences, and each takes time.
 MOST_SENTENCES = 60
-# How many sentences an order may be spread over to be found within its paragraph.
+# An order that is spread over so many sentences is found within its paragraph.
 WINDOW = 4
 FIELDS = ("name", "message", "service", "budget", "area", "address", "timeframe", "recurrence")
 
 
 def without(reading: Reading) -> tuple[Reading, tuple[str, ...]]:
-    """The reading without such passages, and which kinds of them there were."""
+    """The reading without such passages, and the kinds of them that there were."""
     found: set[str] = set()
     changed = {}
     for field in FIELDS:
@@ -35,7 +35,7 @@ def without(reading: Reading) -> tuple[Reading, tuple[str, ...]]:
 
 
 def cut(text: str) -> tuple[str, set[str]]:
-    """The text without them, and which kinds there were."""
+    """The text without such passages, and the kinds of them that there were."""
     found = {"hidden"} if _HIDDEN.search(text) else set()
     visible = html.unescape("".join(filter(_is_visible, text))).strip()
     suspected = kinds(visible)

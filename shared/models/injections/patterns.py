@@ -1,4 +1,4 @@
-"""What orders to a machine read like, by kind. A pattern is tried only where one of its stems stands in the text."""
+"""Patterns of orders to a machine, by kind. A pattern is tried only if one of its stems stands in the text."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -20,7 +20,7 @@ def matched(text: str) -> Iterator[str]:
 
 @cache
 def _compiled(pattern: str) -> re.Pattern[str]:
-    # At the first need: all of them take 20 ms of a cold start.
+    # Compiled at first use: all patterns take 20 ms of a cold start.
     return re.compile(pattern, re.DOTALL | re.MULTILINE)
 
 
@@ -31,7 +31,7 @@ def _order(kind: str, verbs: str, things: str, gap: int = 50) -> Pattern:
 
 
 def _stems(alternatives: str) -> tuple[str, ...]:
-    """The plain beginnings of alternatives: where none of them stands, none of the pattern can."""
+    """The plain beginnings of alternatives: a text without any of them cannot match the pattern."""
     plain = re.compile(r"(?:[^\\\[(?*+.](?![?*]))*")
     return tuple(plain.match(each)[0] for each in alternatives.split("|"))  # type: ignore[index]
 
@@ -40,7 +40,7 @@ def _any(kind: str, stems: str, *patterns: str) -> Pattern:
     return Pattern(kind, tuple(stems.split("|")), "|".join(patterns))
 
 
-# For each language: verbs that set aside, and what a machine is told by.
+# For each language: verbs that set aside, and nouns for the orders that are set aside.
 _OVERRIDES: Iterable[tuple[str, str]] = (
     # English
     (

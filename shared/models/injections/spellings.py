@@ -1,5 +1,5 @@
 """The spellings in which a text is looked at: without accents, with look-alike letters, digits for letters, spread
-letters, reversed, rot13, unescaped. Who hides an order hides it from people or from rules like ours, seldom well."""
+letters, reversed, rot13, unescaped. An order is hidden from people or from rules like ours, seldom well."""
 
 import base64
 import binascii
@@ -51,7 +51,7 @@ _BLOB = re.compile(r"[A-Za-z0-9+/=_-]{24,}")
 
 
 def has_encoded_text(text: str) -> bool:
-    """Whether it holds base64 or hex of something to read, as no name, link or number is."""
+    """Whether the text holds base64 or hex of something readable, which no name, link or number is."""
     return any(_reads(decoded) for blob in _BLOB.findall(text) for decoded in _decoded(blob))
 
 

@@ -55,7 +55,7 @@ language plpgsql stable set search_path = ''
 as $$
 begin
   if filter ?| '{statuses,replayed_before}' then
-    perform private.fail(422, 'unknown_filter', 'A rehearsal takes events whatever the status of their deliveries; statuses is no filter of it.');
+    perform private.fail(422, 'unknown_filter', 'A rehearsal has no filter by statuses or replayed_before: it takes events whatever became of their deliveries.');
   end if;
   return private.read_replay_filter(org_id, filter);
 end;
