@@ -19,54 +19,22 @@ import secrets
 import shlex
 import sys
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
 import psycopg
 from deploy import manifest
-from deploy.bundle import ROOT
-from emulator.state import State, secret_name, write_private
+from emulator.state import secret_name, write_private
 
 from operate import scaffold
 from operate.hub import Refused, read
 from operate.scaffold import TEST_EVENT, NewSite
 from operate.snippets import Connection
+from operate.target import Database, Target, organization, report, shown
 from shared import standard_webhooks
 
 SERVED_WITHIN = 20.0
-
-
-@dataclass(frozen=True)
-class Target:
-    """The hub that the site is connected to; `state` when it runs on this machine."""
-
-    database_url: str
-    functions_url: str
-    state: State | None
-    environment: Mapping[str, str]
-
-    @classmethod
-    def found(cls, state: State, environment: Mapping[str, str]) -> "Target":
-        local = read(state.environment)
-        database_url = environment.get("ADMIN_DATABASE_URL") or local.get("ADMIN_DATABASE_URL")
-        if not database_url:
-            raise Refused(
-                f"No hub runs on {state.folder}. Start one with `make run`, or set ADMIN_DATABASE_URL to a project's."
-            )
-        if database_url == local.get("ADMIN_DATABASE_URL"):
-            return cls(database_url, f"{local['SUPABASE_URL']}/functions/v1", state, local)
-        return cls(database_url, _functions_url(environment), None, environment)
-
-    def known_secret(self, site: NewSite) -> str | None:
-        if self.state is not None:
-            return self.state.keys.site_secrets.get(site.slug)
-        return self.environment.get(secret_name(site.slug)) or None
-
-
-type Database = psycopg.Connection[tuple[Any, ...]]
 
 
 def main() -> int:
@@ -75,7 +43,7 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         site = NewSite.asked_for(os.environ)
-        connect(site, Target.found(State(arguments.state.resolve()), os.environ))
+        connect(site, Target.found(arguments.state, os.environ))
     except Refused as refusal:
         print(refusal, file=sys.stderr)
         return 2
@@ -88,19 +56,19 @@ def main() -> int:
 def connect(site: NewSite, hub: Target) -> None:
     connection = Connection(hub.functions_url, site.slug, f"<{secret_name(site.slug)}>")
     print(f"\n  {site.name}: {connection.url}\n")
-    with psycopg.connect(hub.database_url, autocommit=True, connect_timeout=10) as database:
+    with hub.connect() as database:
         _refuse_another(site, database)
-        _report("row", _shown(site.row), add_row(site, database))
+        report("row", shown(site.row), add_row(site, database))
         secret, where, is_new = add_secret(site, hub, database)
-        _report("secret", where, is_new)
-        _report("function", _shown(site.folder), scaffold.write_function(site))
-        _report("manifest", _shown(manifest.MANIFEST), manifest.MANIFEST in _make_manifest())
-        _report("test", _shown(site.test), scaffold.write_test(site))
+        report("secret", where, is_new)
+        report("function", shown(site.folder), scaffold.write_function(site))
+        report("manifest", shown(manifest.MANIFEST), manifest.MANIFEST in _make_manifest())
+        report("test", shown(site.test), scaffold.write_test(site))
         if secret is not None:
             connection = Connection(hub.functions_url, site.slug, secret)
         try:
             event, is_new = send_test_event(site, connection, database)
-            _report("test event", event, is_new)
+            report("test event", event, is_new)
             if _has_no_services(site, database):
                 print(
                     f"\nThe lead qualifier knows no services of {site.slug} yet, and judges its forms by urgency, budget"
@@ -108,10 +76,6 @@ def connect(site: NewSite, hub: Target) -> None:
                 )
         finally:
             print(f"\n{connection.paste(site.form)}\n")
-
-
-def _report(step: str, where: str, is_new: bool) -> None:
-    print(f"  {step:<12}{'done' if is_new else 'skipped':<10}{where}", flush=True)
 
 
 def _refuse_another(site: NewSite, database: Database) -> None:
@@ -130,10 +94,10 @@ def add_row(site: NewSite, database: Database) -> bool:
     if _has_row(site, database):
         return False
     if not site.row.exists():
-        scaffold.write_row(site, _organization(database))
+        scaffold.write_row(site, organization(database, "site"))
     database.execute(site.row.read_bytes())
     if not _has_row(site, database):
-        raise Refused(f"{_shown(site.row)} made no row: is its organization here?")
+        raise Refused(f"{shown(site.row)} made no row: is its organization here?")
     return True
 
 
@@ -150,21 +114,10 @@ def _has_row(site: NewSite, database: Database) -> bool:
     return database.execute("select from public.sites where slug = %s", [site.slug]).fetchone() is not None
 
 
-def _organization(database: Database) -> str:
-    asked = os.environ.get("ORG")
-    rows = database.execute("select slug from public.organizations where closed_at is null order by slug")
-    slugs = [str(slug) for (slug,) in rows]
-    if asked in slugs:
-        return str(asked)
-    if asked or len(slugs) != 1:
-        raise Refused(f"Say whose site it is: ORG=…, one of {', '.join(slugs) or 'none that are here'}.")
-    return slugs[0]
-
-
 def add_secret(site: NewSite, hub: Target, database: Database) -> tuple[str | None, str, bool]:
     """The secret, where it is kept, and whether it was given to the site now."""
     name = secret_name(site.slug)
-    known = hub.known_secret(site)
+    known = _known_secret(site, hub)
     if known is not None and not known.startswith(standard_webhooks.PREFIX):
         raise Refused(
             f"{name} signs nothing: a signing secret is whsec_… (private.new_site_secret makes one)."
@@ -183,6 +136,12 @@ def add_secret(site: NewSite, hub: Target, database: Database) -> tuple[str | No
     if is_new:
         database.execute("select private.set_site_secret(%s, %s)", [site.slug, secret])
     return secret, where, is_new
+
+
+def _known_secret(site: NewSite, hub: Target) -> str | None:
+    if hub.state is not None:
+        return hub.state.keys.site_secrets.get(site.slug)
+    return hub.environment.get(secret_name(site.slug)) or None
 
 
 def _new_secret() -> str:
@@ -249,19 +208,6 @@ def _served(connection: Connection, form: dict[str, str]) -> dict[str, Any]:
         f"{connection.url} did not accept a test form: {said}\n"
         "On a project, `make deploy` brings the function there. Then run this again."
     )
-
-
-def _shown(path: Path) -> str:
-    return str(path.relative_to(ROOT))
-
-
-def _functions_url(environment: Mapping[str, str]) -> str:
-    if environment.get("FUNCTIONS_URL"):
-        return environment["FUNCTIONS_URL"].rstrip("/")
-    region, project = environment.get("GCP_REGION"), environment.get("GCP_PROJECT")
-    if not region or not project:
-        raise Refused("Say where the functions are: FUNCTIONS_URL=…, or GCP_REGION and GCP_PROJECT.")
-    return f"https://{region}-{project}.cloudfunctions.net"
 
 
 if __name__ == "__main__":
