@@ -1,6 +1,5 @@
 """The endpoints of /auth/v1."""
 
-import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -15,14 +14,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from emulator.auth import bodies, errors, passwords, people, sessions
+from emulator.auth import admin, bodies, errors, passwords, people, sessions
 from emulator.auth.errors import AuthError, NotImplementedHere
 from emulator.auth.people import Connection, User
 from emulator.tokens import LIFETIME_SECONDS, Claims, Refused, Tokens, bearer_token
 
 SHORTEST_PASSWORD = 6
-# Every token holds it, and whose token is longer than LONGEST_TOKEN is locked out.
-MOST_METADATA = 4_000
 METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 
 
@@ -37,6 +34,7 @@ def create_app(database_url: str, tokens: Tokens) -> Starlette:
             Route("/token", auth.token, methods=["POST"]),
             Route("/user", auth.user, methods=["GET", "PUT"]),
             Route("/logout", auth.logout, methods=["POST"]),
+            Route("/admin/users", auth.add_user, methods=["POST"]),
             Route("/{feature:path}", auth.something_else, methods=METHODS),
         ],
         exception_handlers=dict.fromkeys(
@@ -184,7 +182,7 @@ class Auth:
             if changed is None:
                 raise AuthError(403, "user_not_found", "User from sub claim in JWT does not exist")
             if change.data:
-                _refuse_large(changed["raw_user_meta_data"])
+                bodies.refuse_large(changed["raw_user_meta_data"])
         return changed
 
     async def logout(self, request: Request) -> Response:
@@ -197,6 +195,12 @@ class Auth:
             await sessions.end(connection, scope, user["id"], claims["session_id"])
         return Response(status_code=204)
 
+    async def add_user(self, request: Request) -> Response:
+        if self._claims(request)["role"] != "service_role":
+            raise AuthError(403, "not_admin", "User not allowed")
+        asked = await bodies.read(request, bodies.NewPerson)
+        return JSONResponse(people.shown(await admin.add_user(self._pool, asked)))
+
     async def something_else(self, request: Request) -> Response:
         raise NotImplementedHere(f"{request.method} /auth/v1/{request.path_params['feature'][:60]}")
 
@@ -205,15 +209,18 @@ class Auth:
         bearer = bearer_token(request.headers)
         if bearer is None or bearer.startswith("sb_"):
             raise AuthError(401, "no_authorization", "This endpoint requires a valid Bearer token")
+        claims = self._claims(request)
+        if claims["role"] != "authenticated" or "sub" not in claims or "session_id" not in claims:
+            raise AuthError(403, "bad_jwt", "invalid claim: missing sub claim")
+        return claims
+
+    def _claims(self, request: Request) -> Claims:
         try:
-            claims = self._tokens.authenticate(request.headers)
+            return self._tokens.authenticate(request.headers)
         except Refused as refusal:
             if not refusal.code.startswith("PGRST"):
                 raise
             raise AuthError(403, "bad_jwt", f"invalid JWT: {refusal.message}") from refusal
-        if claims["role"] != "authenticated" or "sub" not in claims or "session_id" not in claims:
-            raise AuthError(403, "bad_jwt", "invalid claim: missing sub claim")
-        return claims
 
 
 async def _signed_in_user(connection: Connection, claims: Claims) -> User:
@@ -225,13 +232,6 @@ async def _signed_in_user(connection: Connection, claims: Claims) -> User:
     if user["is_banned"]:
         raise AuthError(403, "user_banned", "User is banned")
     return user
-
-
-def _refuse_large(metadata: dict[str, Any]) -> None:
-    if len(json.dumps(metadata)) > MOST_METADATA:
-        raise AuthError(
-            422, "validation_failed", f"User metadata cannot be longer than {MOST_METADATA} bytes"
-        )
 
 
 async def _refuse_weak(password: str, user: User) -> None:

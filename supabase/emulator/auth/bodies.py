@@ -8,6 +8,9 @@ from starlette.requests import Request
 
 from emulator.auth.errors import AuthError
 
+# Every token holds it, and whose token is longer than LONGEST_TOKEN is locked out.
+MOST_METADATA = 4_000
+
 
 class PasswordGrant(BaseModel):
     email: str = ""
@@ -26,6 +29,19 @@ class Change(BaseModel):
     phone: str | None = None
 
 
+class NewPerson(BaseModel):
+    email: str | None = None
+    password: str | None = None
+    email_confirm: bool = False
+    user_metadata: dict[str, Any] | None = None
+    app_metadata: dict[str, Any] | None = None
+    phone: str | None = None
+    password_hash: str | None = None
+    role: str | None = None
+    ban_duration: str | None = None
+    id: str | None = None
+
+
 async def read[Model: BaseModel](request: Request, model: type[Model]) -> Model:
     text = await request.body()
     try:
@@ -37,3 +53,10 @@ async def read[Model: BaseModel](request: Request, model: type[Model]) -> Model:
     if "\\u0000" in written:
         raise AuthError(400, "validation_failed", "A text holds a NUL character")
     return body
+
+
+def refuse_large(metadata: dict[str, Any]) -> None:
+    if len(json.dumps(metadata)) > MOST_METADATA:
+        raise AuthError(
+            422, "validation_failed", f"User metadata cannot be longer than {MOST_METADATA} bytes"
+        )

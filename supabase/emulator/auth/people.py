@@ -5,7 +5,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import psycopg
-from psycopg.rows import tuple_row
+from psycopg.rows import dict_row, tuple_row
 from psycopg.types.json import Jsonb
 
 from emulator.auth import passwords
@@ -51,16 +51,19 @@ async def change(
     return await changed.fetchone()
 
 
-async def seed_user(connection: psycopg.AsyncConnection[Any], email: str, password: str) -> UUID:
-    """Make sure that this user can sign in; a user who is there already keeps their password.
+async def add(
+    connection: psycopg.AsyncConnection[Any],
+    email: str,
+    password_hash: str,
+    is_confirmed: bool,
+    user_metadata: dict[str, Any],
+    app_metadata: dict[str, Any],
+) -> User | None:
+    """Add a user; None when another user has the address already.
 
     Rows like those of hosted Auth: its scanner wants empty token columns, not null ones.
     """
-    cursor = connection.cursor(row_factory=tuple_row)
-    await cursor.execute("select id from auth.users where email = %s", [email])
-    if existing := await cursor.fetchone():
-        return UUID(str(existing[0]))
-    user_id = uuid4()
+    cursor = connection.cursor(row_factory=dict_row)
     await cursor.execute(
         """
         insert into auth.users
@@ -68,27 +71,43 @@ async def seed_user(connection: psycopg.AsyncConnection[Any], email: str, passwo
            raw_user_meta_data, created_at, updated_at, confirmation_token, recovery_token,
            email_change_token_new, email_change)
         values
-          (%s, %s, 'authenticated', 'authenticated', %s, %s, now(), %s, %s, now(), now(), '', '', '', '')
+          (%s, %s, 'authenticated', 'authenticated', %s, %s, case when %s then now() end, %s, %s, now(), now(),
+           '', '', '', '')
+        on conflict (email) where is_sso_user = false do nothing
+        returning *
         """,
         [
             INSTANCE,
-            user_id,
+            uuid4(),
             email,
-            await passwords.hashed(password),
-            Jsonb({"provider": "email", "providers": ["email"]}),
-            Jsonb({"email_verified": True}),
+            password_hash,
+            is_confirmed,
+            Jsonb({"provider": "email", "providers": ["email"]} | app_metadata),
+            Jsonb(user_metadata | ({"email_verified": True} if is_confirmed else {})),
         ],
     )
-    return user_id
+    return await cursor.fetchone()
+
+
+async def seed_user(connection: psycopg.AsyncConnection[Any], email: str, password: str) -> UUID:
+    """Make sure this person can sign in; one who is there already keeps the password they have."""
+    cursor = connection.cursor(row_factory=tuple_row)
+    await cursor.execute("select id from auth.users where email = %s", [email])
+    if existing := await cursor.fetchone():
+        return UUID(str(existing[0]))
+    user = await add(connection, email, await passwords.hashed(password), True, {}, {})
+    assert user is not None
+    return UUID(str(user["id"]))
 
 
 def shown(user: User) -> dict[str, Any]:
     """The user as Auth's API shows one."""
+    is_verified = user["email_confirmed_at"] is not None
     identity = {
         "identity_id": str(user["id"]),
         "id": str(user["id"]),
         "user_id": str(user["id"]),
-        "identity_data": {"sub": str(user["id"]), "email": user["email"], "email_verified": True},
+        "identity_data": {"sub": str(user["id"]), "email": user["email"], "email_verified": is_verified},
         "provider": "email",
         "last_sign_in_at": _time(user["last_sign_in_at"]),
         "created_at": _time(user["created_at"]),
