@@ -394,15 +394,32 @@ create policy "members see who belongs to their organizations" on public.members
 
 create function private.add_member(org_slug text, user_id uuid, role text)
 returns void
-language sql set search_path = ''
+language plpgsql set search_path = ''
 as $$
+declare
+  organization uuid;
+begin
+  -- One change of roles at a time: else two admins could make each other something else at once.
+  select organizations.id into organization from public.organizations where organizations.slug = add_member.org_slug for no key update;
+  if organization is null then
+    perform private.fail(404, 'unknown_organization', format('There is no organization %s.', add_member.org_slug));
+  end if;
+  if add_member.role <> 'admin'
+    and exists (
+      select from public.memberships
+      where memberships.org_id = organization and memberships.user_id = add_member.user_id and memberships.role = 'admin')
+    and not exists (
+      select from public.memberships
+      where memberships.org_id = organization and memberships.user_id <> add_member.user_id and memberships.role = 'admin')
+  then
+    perform private.fail(409, 'last_admin', format('This is the last admin of %s: make somebody else admin first.', add_member.org_slug));
+  end if;
   insert into public.memberships (org_id, user_id, role)
-  select organizations.id, add_member.user_id, add_member.role::public.member_role
-  from public.organizations
-  where organizations.slug = org_slug
-  on conflict on constraint memberships_pkey do update set role = excluded.role;
+  values (organization, add_member.user_id, add_member.role::public.member_role)
+  on conflict on constraint memberships_pkey do update set role = excluded.role where memberships.role <> excluded.role;
+end;
 $$;
-comment on function private.add_member is 'Make a user a member, or change their role.';
+comment on function private.add_member is 'Make a user a member, or change their role; the last admin stays one.';
 
 -- tenancy/system_controls.sql
 -- Switches of the whole hub, for its operator.

@@ -6,10 +6,10 @@ from typing import Any
 
 import httpx
 import pytest
-from support.hubs import Hub, web
 from supabase_auth import SyncGoTrueClient
 from supabase_auth._sync.gotrue_admin_api import SyncGoTrueAdminAPI
 from supabase_auth.errors import AuthApiError
+from support.hubs import Hub, web
 
 PASSWORD = "correct horse battery staple"
 
