@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help run new-site migration seal test check bench demo rehearse reset manifest bundle deploy
+.PHONY: help run new-site add-person migration seal test check bench demo rehearse reset manifest bundle deploy
 
 PORT ?= 54321
 STATE ?= .state
@@ -18,6 +18,9 @@ run: $(VENV)/.requirements.lock ## Run the hub on PORT (54321) with its data in 
 
 new-site: $(VENV)/.requirements.lock ## Connect a site to the running hub: NAME="Bob's Plumbing" URL=https://bobs.example
 	@$(PYTHON) -m operate.new_site --state "$(STATE)"
+
+add-person: $(VENV)/.requirements.lock ## Let a person sign in, in a role of ORG: EMAIL=jo@bobs.example ROLE=operator
+	@$(PYTHON) -m operate.add_person --state "$(STATE)"
 
 migration: $(VENV)/.requirements.lock ## Write the next migration from what supabase/schemas says: NAME=add_channels
 	@$(PYTHON) -m operate.make_migration "$(NAME)"
