@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from support.hubs import free_port
 from support.llm_server import (
     KEY,
+    Answering,
     ModelServer,
     Picky,
     Refusal,
@@ -82,14 +83,14 @@ def environment(server: ModelServer, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def asked(
-    *replies: Any, server: ModelServer | None = None, limits: QuestionLimits = LIMITS, times: int = 1
+    *replies: Answering, server: ModelServer | None = None, limits: QuestionLimits = LIMITS, times: int = 1
 ) -> tuple[list[Any], Usage]:
     """What came of asking, an answer or a failure each time, and what it took."""
     if server:
         server.says(*replies)
     usage = Usage()
 
-    async def ask() -> list[Any]:
+    async def run() -> list[Any]:
         outcomes: list[Any] = []
         for _ in range(times):
             try:
@@ -99,7 +100,7 @@ def asked(
         await close()
         return outcomes
 
-    return asyncio.run(ask()), usage
+    return asyncio.run(run()), usage
 
 
 def test_a_question_is_asked_as_the_providers_document_it(server: ModelServer) -> None:
@@ -357,7 +358,7 @@ def test_each_model_of_an_endpoint_is_known_by_itself(server: ModelServer) -> No
     picky = Picky(GOOD, *refusals("refusals")[:2])
     server.says(picky)
 
-    async def ask() -> list[int]:
+    async def run() -> list[int]:
         requests = []
         for model in ("one", "one", "another", "one"):
             server.asked.clear()
@@ -366,7 +367,7 @@ def test_each_model_of_an_endpoint_is_known_by_itself(server: ModelServer) -> No
         await close()
         return requests
 
-    assert asyncio.run(ask()) == [3, 1, 3, 1]
+    assert asyncio.run(run()) == [3, 1, 3, 1]
 
 
 def test_many_models_are_not_all_remembered_for_ever() -> None:
@@ -384,7 +385,7 @@ def test_questions_that_learn_at_the_same_time_are_all_answered_and_paid_once(se
     picky = Picky(GOOD, *refusals("refusals"))
     server.says(picky)
 
-    async def ask() -> int:
+    async def run() -> int:
         asking = (ask(QUESTION, Size.model_validate, LIMITS, Usage()) for _ in range(12))
         assert await asyncio.gather(*asking) == [Size(size=3)] * 12
         server.asked.clear()
@@ -392,7 +393,7 @@ def test_questions_that_learn_at_the_same_time_are_all_answered_and_paid_once(se
         await close()
         return len(server.asked)
 
-    assert asyncio.run(ask()) == 1
+    assert asyncio.run(run()) == 1
     assert picky.paid == 13
 
 

@@ -6,23 +6,25 @@ from collections.abc import Awaitable
 from typing import Any
 
 import pytest
+from support.hubs import Hub
 
 from shared import db
 from shared.callers import sites
 from shared.callers.users import signed_in
 from shared.errors import Forbidden, Unauthorized
+from shared.web.caller import Caller
 from shared.web.requests import Request
 
 
 @pytest.fixture(autouse=True)
-def environment(hub: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def environment(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("DATABASE_URL", "SUPABASE_URL", "SUPABASE_PUBLISHABLE_KEY", "TRUSTED_PROXIES"):
         monkeypatch.setenv(name, hub.env[name])
     sites._cache.clear()
     sites._unknown.clear()
 
 
-def shown(caller: Any, **headers: str | bytes) -> Any:
+def shown[Who](caller: Caller[Who], **headers: str | bytes) -> Who:
     raw = [
         (name.replace("_", "-").encode(), value if isinstance(value, bytes) else value.encode())
         for name, value in headers.items()
@@ -37,7 +39,7 @@ async def closing[Result](work: Awaitable[Result]) -> Result:
         await db.close()
 
 
-def test_a_site_is_known_by_its_secret(hub: Any) -> None:
+def test_a_site_is_known_by_its_secret(hub: Hub) -> None:
     site = shown(sites.sender("prime"), x_webhook_secret=hub.env["PRIME_WEBHOOK_SECRET"])
 
     assert (site.slug, site.phone_region) == ("prime", "NZ")
@@ -55,7 +57,7 @@ def test_a_site_is_known_by_its_secret(hub: Any) -> None:
         ("nowhere", ""),
     ],
 )
-def test_any_other_secret_or_site_is_refused_alike(hub: Any, slug: str, secret: str | bytes) -> None:
+def test_any_other_secret_or_site_is_refused_alike(hub: Hub, slug: str, secret: str | bytes) -> None:
     with pytest.raises(Unauthorized) as refusal:
         shown(sites.sender(slug), x_webhook_secret=hub.env.get(str(secret), secret))
 
@@ -63,7 +65,7 @@ def test_any_other_secret_or_site_is_refused_alike(hub: Any, slug: str, secret: 
 
 
 def test_a_new_secret_is_found_and_wrong_ones_cannot_hammer_the_database(
-    hub: Any, monkeypatch: pytest.MonkeyPatch
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lookups = []
     call = db.call
@@ -89,7 +91,7 @@ def test_a_new_secret_is_found_and_wrong_ones_cannot_hammer_the_database(
 
 
 def test_names_that_are_no_sites_do_not_push_out_those_that_are(
-    hub: Any, monkeypatch: pytest.MonkeyPatch
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sites, "MOST_UNKNOWN", 5)
 
@@ -104,7 +106,7 @@ def test_names_that_are_no_sites_do_not_push_out_those_that_are(
     assert len(sites._unknown) <= 5
 
 
-def test_the_form_of_a_slug_is_the_databases(hub: Any) -> None:
+def test_the_form_of_a_slug_is_the_databases(hub: Hub) -> None:
     [(rule,)] = hub.rows(
         "select pg_get_constraintdef(oid) from pg_constraint where conname = 'sites_slug_form'"
     )
@@ -112,7 +114,7 @@ def test_the_form_of_a_slug_is_the_databases(hub: Any) -> None:
     assert f"'^{sites._SLUG.pattern}$'" in rule
 
 
-def test_a_site_is_known_from_when_there_is_one(hub: Any) -> None:
+def test_a_site_is_known_from_when_there_is_one(hub: Hub) -> None:
     slug = f"site-{uuid.uuid4().hex[:12]}"
 
     async def look_up_twice() -> list[sites.Known]:
@@ -132,7 +134,7 @@ def test_a_site_is_known_from_when_there_is_one(hub: Any) -> None:
     assert after[1] is after[0]
 
 
-def test_a_person_is_known_by_their_token_with_their_organizations(hub: Any) -> None:
+def test_a_person_is_known_by_their_token_with_their_organizations(hub: Hub) -> None:
     person = shown(signed_in(), authorization=f"Bearer {hub.token('VIEWER')}")
 
     rows = hub.rows(
@@ -143,18 +145,18 @@ def test_a_person_is_known_by_their_token_with_their_organizations(hub: Any) -> 
     assert [(person.id, *person.org_ids)] == rows
 
 
-def test_a_role_is_asked_of_our_own_table(hub: Any) -> None:
-    signed_in = f"Bearer {hub.token('VIEWER')}"
+def test_a_role_is_asked_of_our_own_table(hub: Hub) -> None:
+    token = f"Bearer {hub.token('VIEWER')}"
 
-    assert shown(signed_in(role="viewer"), authorization=signed_in)
+    assert shown(signed_in(role="viewer"), authorization=token)
     with pytest.raises(Forbidden):
-        shown(signed_in(role="admin"), authorization=signed_in)
+        shown(signed_in(role="admin"), authorization=token)
 
 
 @pytest.mark.parametrize(
     "forged", ["", "Bearer", "Bearer x.y.z", "Basic eDp5", "Bearer {key}", "Bearer {cut}", "{token}"]
 )
-def test_any_other_token_is_refused_alike(hub: Any, forged: str) -> None:
+def test_any_other_token_is_refused_alike(hub: Hub, forged: str) -> None:
     real = hub.token("ADMIN")
     key = hub.env["SUPABASE_PUBLISHABLE_KEY"]
     sent = forged.format(key=key, token=real, cut=real[:-6] + "AAAAAA")
