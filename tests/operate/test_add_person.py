@@ -4,7 +4,6 @@ import os
 import re
 import subprocess
 import uuid
-from collections.abc import Iterator
 
 import httpx
 import pytest
@@ -137,9 +136,9 @@ def test_without_a_hub_it_says_how_to_start_one(folder: str) -> None:
 
 
 @pytest.fixture
-def project(hub: Hub) -> Iterator[dict[str, str]]:
+def project(hub: Hub) -> dict[str, str]:
     """The same hub, reached as a project is: by what the environment says, without a state folder."""
-    yield {
+    return {
         "STATE": "/nowhere",
         "ADMIN_DATABASE_URL": hub.env["ADMIN_DATABASE_URL"] + "&application_name=hosted",
         "SUPABASE_URL": hub.url,
