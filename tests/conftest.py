@@ -5,13 +5,12 @@ import os
 import subprocess
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from emulator.scratch import Database, Server, new_state, running_server
-from support.hubs import Hub, running_hub, start_hub
+from support.hubs import Hub, Post, running_hub, start_hub
 
 
 @pytest.fixture(scope="session")
@@ -64,7 +63,7 @@ def folder() -> Iterator[Path]:
 
 
 @pytest.fixture
-def post(hub: Hub) -> Callable[..., dict[str, Any]]:
+def post(hub: Hub) -> Post:
     """Send a form that nobody has sent before."""
     return lambda **form: hub.submit("prime", {"message": uuid.uuid4().hex, **form})
 

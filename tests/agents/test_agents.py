@@ -4,7 +4,7 @@ import json
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from pathlib import Path
 
 import httpx
 import pytest
@@ -18,7 +18,7 @@ SCORED = "select score from public.leads where contact_id = %s"
 
 
 @pytest.fixture(scope="module")
-def agent_hub(prepared_state: Any) -> Iterator[Hub]:
+def agent_hub(prepared_state: Path) -> Iterator[Hub]:
     with running_hub(prepared_state) as hub:
         yield hub
 

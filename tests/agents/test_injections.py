@@ -3,11 +3,11 @@
 import time
 
 import pytest
+from agents.test_qualification import CONFIG
 from hypothesis import given
 from hypothesis import strategies as st
 from support.injected import CORPUS, Case, cases
 from support.read_forms import read
-from test_qualification import CONFIG
 
 from shared.agents.lead_qualifier.qualification import Rules, qualify
 from shared.models.injections import passages

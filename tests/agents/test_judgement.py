@@ -5,11 +5,11 @@ import uuid
 from typing import Any
 
 import pytest
+from agents.test_qualification import CONFIG
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from support.read_forms import read as read_form
-from test_qualification import CONFIG
 
 from shared.agents.lead_qualifier.enquiries import Enquiry, Memory
 from shared.agents.lead_qualifier.judgement import Judgement, Version, moved, question, read
@@ -52,7 +52,13 @@ def by_rules(score: int) -> Qualification:
 
 
 def said(**changed: Any) -> Judgement:
-    plain = {"score": 50, "confidence": 0.9, "service": None, "next_step": "Ask.", "reasons": []}
+    plain: dict[str, Any] = {
+        "score": 50,
+        "confidence": 0.9,
+        "service": None,
+        "next_step": "Ask.",
+        "reasons": [],
+    }
     return read(plain | changed, enquiry(), VERSION)
 
 

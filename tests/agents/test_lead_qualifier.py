@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.hubs import running_hub, web
+from support.hubs import Hub, running_hub, web
 
 UNFINISHED = "select count(*) from public.deliveries where status in ('pending', 'running', 'failed')"
 
 
-def submit(hub: Any, **form: Any) -> dict[str, Any]:
+def submit(hub: Hub, **form: Any) -> dict[str, Any]:
     form = {"email": f"{uuid.uuid4().hex}@example.com", **form}
     answer = web.post(
         f"{hub.url}/functions/v1/ingest-prime",
@@ -20,17 +20,17 @@ def submit(hub: Any, **form: Any) -> dict[str, Any]:
         headers={"x-webhook-secret": hub.env["PRIME_WEBHOOK_SECRET"]},
     )
     assert answer.status_code == 202, answer.text
-    return answer.json()
+    return dict(answer.json())
 
 
-def actions(hub: Any, event: str) -> list[tuple[Any, ...]]:
+def actions(hub: Hub, event: str) -> list[tuple[Any, ...]]:
     return hub.rows(
         "select agent, decision, reasons, confidence, outcome::text from public.agent_actions where event_id = %s",
         event,
     )
 
 
-def test_a_form_gets_a_score_with_its_reasons(hub: Any) -> None:
+def test_a_form_gets_a_score_with_its_reasons(hub: Hub) -> None:
     event = submit(
         hub,
         name="Jo Smith",
@@ -56,7 +56,7 @@ def test_a_form_gets_a_score_with_its_reasons(hub: Any) -> None:
     assert follow_up == [("lead.qualified", str(lead[0]))]
 
 
-def test_a_thin_form_scores_lower_than_a_full_one(hub: Any) -> None:
+def test_a_thin_form_scores_lower_than_a_full_one(hub: Hub) -> None:
     thin = submit(hub, message="hi")["event_id"]
     full = submit(
         hub,
@@ -73,7 +73,7 @@ def test_a_thin_form_scores_lower_than_a_full_one(hub: Any) -> None:
     assert hub.rows(score, thin) < hub.rows(score, full)
 
 
-def test_the_second_enquiry_of_a_person_is_known_as_such(hub: Any) -> None:
+def test_the_second_enquiry_of_a_person_is_known_as_such(hub: Hub) -> None:
     address = f"{uuid.uuid4().hex}@example.com"
     first = submit(hub, email=address, message="one")["event_id"]
     assert hub.until(lambda: len(actions(hub, first)) == 1)
@@ -84,7 +84,7 @@ def test_the_second_enquiry_of_a_person_is_known_as_such(hub: Any) -> None:
     assert any("before" in reason for reason in actions(hub, second)[0][2])
 
 
-def test_without_a_model_a_version_with_a_prompt_decides_as_its_rules_alone(own_hub: Any) -> None:
+def test_without_a_model_a_version_with_a_prompt_decides_as_its_rules_alone(own_hub: Hub) -> None:
     outputs = []
     for version in (1, 2):
         own_hub.sql(
@@ -102,7 +102,7 @@ def test_without_a_model_a_version_with_a_prompt_decides_as_its_rules_alone(own_
     assert outputs[0][0][4] is None
 
 
-def test_an_event_inserted_by_sql_alone_starts_the_agent(hub: Any) -> None:
+def test_an_event_inserted_by_sql_alone_starts_the_agent(hub: Hub) -> None:
     event = hub.rows(
         "insert into public.events (org_id, type, data) select id, 'form.submitted', '{\"message\": \"from sql\"}'"
         " from public.organizations where slug = 'trades' returning id"
@@ -111,7 +111,7 @@ def test_an_event_inserted_by_sql_alone_starts_the_agent(hub: Any) -> None:
     assert hub.until(lambda: len(actions(hub, event)) == 1)
 
 
-def test_a_hundred_forms_are_a_hundred_actions(own_hub: Any) -> None:
+def test_a_hundred_forms_are_a_hundred_actions(own_hub: Hub) -> None:
     for number in range(100):
         submit(own_hub, message=f"form {number}")
 
@@ -132,7 +132,7 @@ def test_while_pg_net_loses_every_request_the_sweep_does_it_all(prepared_state: 
         assert hub.rows("select count(*) from net._http_response where status_code is not null") == [(0,)]
 
 
-def test_once_pg_net_sends_again_what_was_lost_is_done(own_hub: Any) -> None:
+def test_once_pg_net_sends_again_what_was_lost_is_done(own_hub: Hub) -> None:
     own_hub.sql("select net.set_faults(lose => 1.0)")
     for number in range(20):
         submit(own_hub, message=f"form {number}")
@@ -143,7 +143,7 @@ def test_once_pg_net_sends_again_what_was_lost_is_done(own_hub: Any) -> None:
     assert own_hub.until(lambda: own_hub.rows("select count(*) from public.agent_actions") == [(20,)], 30)
 
 
-def test_with_every_kick_repeated_each_effect_happens_once(own_hub: Any) -> None:
+def test_with_every_kick_repeated_each_effect_happens_once(own_hub: Hub) -> None:
     own_hub.sql("select net.set_faults(repeat => 50)")
     for number in range(20):
         submit(own_hub, message=f"form {number}")
@@ -153,7 +153,7 @@ def test_with_every_kick_repeated_each_effect_happens_once(own_hub: Any) -> None
     assert own_hub.rows("select count(*) from public.events where type = 'lead.qualified'") == [(20,)]
 
 
-def test_killed_while_it_handles_a_batch_it_still_acts_once_on_each(own_hub: Any) -> None:
+def test_killed_while_it_handles_a_batch_it_still_acts_once_on_each(own_hub: Hub) -> None:
     # Settling takes long enough to be killed in.
     own_hub.sql(
         "create function private.dawdle() returns trigger language plpgsql as $$ begin perform pg_sleep(0.05); return new; end $$;"
@@ -175,7 +175,7 @@ def test_killed_while_it_handles_a_batch_it_still_acts_once_on_each(own_hub: Any
     assert own_hub.rows("select count(*) from public.events where type = 'lead.qualified'") == [(30,)]
 
 
-def test_a_poisoned_form_dies_alone_and_comes_back_by_replay(own_hub: Any) -> None:
+def test_a_poisoned_form_dies_alone_and_comes_back_by_replay(own_hub: Hub) -> None:
     own_hub.sql("update public.subscriptions set max_attempts = 2, retry_base = '0 seconds'")
     own_hub.sql(
         "create function private.poison() returns trigger language plpgsql as $$ begin"
@@ -212,7 +212,7 @@ def test_a_poisoned_form_dies_alone_and_comes_back_by_replay(own_hub: Any) -> No
 
 
 @pytest.mark.parametrize("key", ["", "wrong", "PRIME_WEBHOOK_SECRET", "SUPABASE_PUBLISHABLE_KEY"])
-def test_only_the_hub_may_kick_it(hub: Any, key: str) -> None:
+def test_only_the_hub_may_kick_it(hub: Hub, key: str) -> None:
     answer = web.post(
         f"{hub.url}/functions/v1/lead-qualifier", json={}, headers={"apikey": hub.env.get(key, key)}
     )

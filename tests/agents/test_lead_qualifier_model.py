@@ -10,10 +10,12 @@ from typing import Any
 
 import httpx
 import pytest
-from support.hubs import Hub, running_hub, web
+from support.hubs import ROOT, Hub, running_hub, web
 from support.injected import Case, cases
 from support.llm_server import (
     KEY,
+    Answering,
+    Asked,
     Gullible,
     ModelServer,
     Picky,
@@ -48,7 +50,7 @@ def model() -> Iterator[ModelServer]:
 
 @pytest.fixture(scope="module")
 def brained(model: ModelServer, prepared_state: Path) -> Iterator[Hub]:
-    with running_hub(prepared_state, **model.settings) as hub:
+    with running_hub(prepared_state, ROOT, **model.settings) as hub:
         yield hub
 
 
@@ -177,7 +179,7 @@ def test_cost_is_recorded_by_the_versions_prices(hub: Hub) -> None:
     ],
 )
 def test_when_the_model_fails_the_rules_decide_in_time_and_say_why(
-    hub: Hub, model: ModelServer, reply: Any, fallback: str, requests: int
+    hub: Hub, model: ModelServer, reply: Answering, fallback: str, requests: int
 ) -> None:
     publish(hub, prompt=None)
     by_rules = action(hub, send(hub, **ENQUIRY))
@@ -348,7 +350,7 @@ def test_a_rehearsal_leaves_half_of_the_day_to_who_asks_today(hub: Hub, model: M
     assert live["output"]["decided_by"] == "model"
 
 
-def judgement_text(asked: Any) -> str:
+def judgement_text(asked: Asked) -> str:
     return str(json.loads(judgement(asked).body)["choices"][0]["message"]["content"])
 
 
@@ -364,7 +366,7 @@ def test_a_version_may_limit_the_money_of_a_day(hub: Hub, model: ModelServer) ->
 def test_a_decision_by_the_model_takes_a_credit_and_without_any_the_rules_decide(
     model: ModelServer, prepared_state: Path
 ) -> None:
-    with running_hub(prepared_state, **model.settings) as hub:
+    with running_hub(prepared_state, ROOT, **model.settings) as hub:
         model.says(judgement)
         publish(hub)
         [(org,)] = hub.rows("select id::text from public.organizations where slug = 'trades'")
@@ -388,7 +390,7 @@ def test_a_decision_by_the_model_takes_a_credit_and_without_any_the_rules_decide
 
 
 def test_killed_after_the_answer_it_does_not_pay_twice(model: ModelServer, prepared_state: Path) -> None:
-    with running_hub(prepared_state, **model.settings) as hub:
+    with running_hub(prepared_state, ROOT, **model.settings) as hub:
         model.says(judgement)
         hub.sql(
             "create function private.dawdle() returns trigger language plpgsql as $$ begin perform pg_sleep(60); return new; end $$;"
@@ -556,7 +558,7 @@ def test_a_model_that_obeys_every_injection_lifts_nobody_into_a_better_band(
     publish(hub)
     gullible = Gullible()
 
-    def obey(asked: Any) -> Reply:
+    def obey(asked: Asked) -> Reply:
         gullible.obeyed += 1
         return gullible.obey(asked)
 

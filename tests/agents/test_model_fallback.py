@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.hubs import Hub, running_hub, web
+from support.hubs import ROOT, Hub, running_hub, web
 from support.llm_server import ModelServer, Reply, completion, judgement, model_server, refusal
 
 LIMITS = {"seconds": 2, "tries": 1, "tokens": 8000, "runs": 2, "rest_seconds": 0}
@@ -26,7 +26,7 @@ def model() -> Iterator[ModelServer]:
 
 @pytest.fixture(scope="module")
 def asking(model: ModelServer, prepared_state: Path) -> Iterator[Hub]:
-    with running_hub(prepared_state, **model.settings) as hub:
+    with running_hub(prepared_state, ROOT, **model.settings) as hub:
         yield hub
 
 
@@ -147,7 +147,7 @@ def test_whoever_listens_learns_once_that_it_began_and_that_it_ended(hub: Hub, m
 
 def test_two_agents_without_a_model_are_one_alert(model: ModelServer, prepared_state: Path) -> None:
     model.says(refusal(401))
-    with running_hub(prepared_state, **model.settings) as hub:
+    with running_hub(prepared_state, ROOT, **model.settings) as hub:
         publish(hub)
         hub.sql(
             "with twin as (insert into public.agents (org_id, kind, name) select org_id, kind, 'twin' from public.agents"

@@ -2,6 +2,7 @@
 
 import time
 from typing import Any
+from uuid import UUID
 
 import pytest
 from hypothesis import given
@@ -32,7 +33,7 @@ CONFIG: dict[str, Any] = {
     "escalate_below": 0.55,
 }
 RULES = Rules.model_validate(CONFIG)
-REPEAT = Contact(id="01a1fd4d-0bfc-7bdf-a736-b763b642c600", is_repeat=True)
+REPEAT = Contact(id=UUID("01a1fd4d-0bfc-7bdf-a736-b763b642c600"), is_repeat=True)
 
 
 def judged(contact: Contact | None = None, **form: Any) -> Qualification:

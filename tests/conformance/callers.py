@@ -6,7 +6,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import httpx
+from emulator.rest import Rest
 from emulator.tokens import Refused
+
+# What fixtures hand out: to serve an app, answering its URL, and to run SQL as the database's owner.
+type Serve = Callable[[Rest], str]
+type Rows = Callable[..., list[Any]]
 
 USER = "00000000-0000-4000-8000-000000000001"
 
@@ -19,7 +24,7 @@ def authenticate(headers: Mapping[str, str]) -> dict[str, Any]:
     bearer = headers.get("authorization", "").removeprefix("Bearer ")
     if bearer == "expired":
         raise Refused(401, "PGRST303", "JWT expired", {"WWW-Authenticate": "Bearer"})
-    return json.loads(bearer) if bearer else {}
+    return dict(json.loads(bearer)) if bearer else {}
 
 
 def client(base_url: str, bearer: str = "") -> httpx.Client:

@@ -12,7 +12,7 @@ import httpx
 import psycopg
 import pytest
 import uvicorn
-from callers import USER, authenticate, client, token
+from conformance.callers import USER, Rows, Serve, authenticate, client, token
 from emulator.rest import Rest, create_app
 from postgrest import SyncPostgrestClient
 from psycopg.conninfo import make_conninfo
@@ -45,7 +45,7 @@ class Server(uvicorn.Server):
 
 
 @pytest.fixture(scope="session")
-def serve():
+def serve() -> Iterator[Serve]:
     """Serves an app on a free port until the session ends."""
     running: list[tuple[Server, threading.Thread]] = []
 
@@ -65,7 +65,7 @@ def serve():
 
 
 @pytest.fixture(scope="session")
-def rest_url(rest_database: str, serve) -> str:
+def rest_url(rest_database: str, serve: Serve) -> str:
     app = create_app(
         rest_database, authenticate, schemas=("public", "personal"), plan_enabled=True, tx_end_override=True
     )
@@ -100,7 +100,7 @@ def postgrest(rest_url: str) -> Iterator[SyncPostgrestClient]:
 
 
 @pytest.fixture
-def rows(rest_database: str) -> Iterator[Any]:
+def rows(rest_database: str) -> Iterator[Rows]:
     """Runs SQL as the database's owner."""
     with psycopg.connect(rest_database, autocommit=True) as connection:
 
@@ -112,7 +112,7 @@ def rows(rest_database: str) -> Iterator[Any]:
 
 
 @pytest.fixture
-def things(rows: Any) -> Any:
+def things(rows: Rows) -> Rows:
     """The tables to write into, as they stand in rest.sql."""
     rows("select private.refill()")
     return rows

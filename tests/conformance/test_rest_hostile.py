@@ -4,7 +4,7 @@ from urllib.parse import quote
 
 import httpx
 import pytest
-from callers import token
+from conformance.callers import Rows, token
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -84,7 +84,7 @@ def stayed_text(response: httpx.Response) -> bool:
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_text_in_any_place_of_a_url_stays_text(anon: httpx.Client, rows, place: str) -> None:
+def test_text_in_any_place_of_a_url_stays_text(anon: httpx.Client, rows: Rows, place: str) -> None:
     before, _, after = place.partition("{}")
     for attack in ATTACKS:
         text = in_quotes(attack) if before.endswith('"') else attack
@@ -96,7 +96,7 @@ def test_text_in_any_place_of_a_url_stays_text(anon: httpx.Client, rows, place: 
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_text_in_any_place_of_a_write_stays_text(user: httpx.Client, things, attack: str) -> None:
+def test_text_in_any_place_of_a_write_stays_text(user: httpx.Client, things: Rows, attack: str) -> None:
     quoted = f'"{in_quotes(attack)}"'
     responses = [
         user.post("/things", json={"name": "x", attack: 1}),
@@ -116,9 +116,9 @@ def test_text_in_any_place_of_a_write_stays_text(user: httpx.Client, things, att
         user.get(
             "/things",
             headers={
-                "Prefer": f"timezone={attack}".encode(),
-                "Range": attack.encode(),
-                "Accept": attack.encode(),
+                b"Prefer": f"timezone={attack}".encode(),
+                b"Range": attack.encode(),
+                b"Accept": attack.encode(),
             },
         ),
     ]
@@ -188,7 +188,7 @@ def test_odd_paths_are_an_ordinary_refusal(anon: httpx.Client, raw: bytes) -> No
     ],
 )
 @pytest.mark.parametrize("query", ["", "?columns=name,extra"])
-def test_broken_text_in_a_body_is_a_400(user: httpx.Client, things, content: bytes, query: str) -> None:
+def test_broken_text_in_a_body_is_a_400(user: httpx.Client, things: Rows, content: bytes, query: str) -> None:
     response = user.post(f"/things{query}", content=content, headers={"Content-Type": "application/json"})
     called = user.post(f"/rpc/touch{query}", content=content, headers={"Content-Type": "application/json"})
 

@@ -1,8 +1,10 @@
 """REST reads: what a GET finds, in PostgREST's words."""
 
+from typing import Any
+
 import httpx
 import pytest
-from postgrest import CountMethod
+from postgrest import CountMethod, SyncPostgrestClient
 from postgrest.exceptions import APIError
 
 
@@ -152,7 +154,7 @@ def test_rows_come_in_the_order_asked(anon: httpx.Client, order: str, expected: 
         ("/directors?id=eq.1&select=name,films(*)&films.select=x&films.id=eq.2", None),
     ],
 )
-def test_select_shapes_the_answer(anon: httpx.Client, path: str, expected: dict | None) -> None:
+def test_select_shapes_the_answer(anon: httpx.Client, path: str, expected: dict[str, Any] | None) -> None:
     response = anon.get(path)
 
     if expected is None:
@@ -207,7 +209,7 @@ def test_an_embed_can_choose_the_rows_above_it(anon: httpx.Client, query: str, e
     ],
 )
 def test_pages_say_which_rows_they_hold(
-    anon: httpx.Client, query: str, headers: dict, status: int, content_range: str | None
+    anon: httpx.Client, query: str, headers: dict[str, str], status: int, content_range: str | None
 ) -> None:
     response = anon.get(f"/films?select=id&order=id&{query}", headers=headers)
 
@@ -350,7 +352,7 @@ def test_a_known_but_missing_media_type_is_named(anon: httpx.Client) -> None:
     assert (response.status_code, response.json()["details"]) == (501, "media type application/geo+json")
 
 
-def test_the_client_reads_counts_and_single_rows(postgrest) -> None:
+def test_the_client_reads_counts_and_single_rows(postgrest: SyncPostgrestClient) -> None:
     counted = postgrest.from_("films").select("id", count=CountMethod.exact).limit(1).execute()
     missing = postgrest.from_("films").select("id").eq("id", 99).maybe_single().execute()
 

@@ -4,11 +4,11 @@ import json
 
 import httpx
 import pytest
-from callers import USER, authenticate, client, token
+from conformance.callers import USER, Rows, Serve, authenticate, client, token
 from emulator.rest import create_app
 
 
-def test_row_level_security_holds_in_reads_and_writes(user: httpx.Client, rows) -> None:
+def test_row_level_security_holds_in_reads_and_writes(user: httpx.Client, rows: Rows) -> None:
     seen = user.get("/drafts?select=id,text")
     theirs = user.patch(
         "/drafts?id=eq.2", json={"text": "stolen"}, headers={"Prefer": "return=representation"}
@@ -87,7 +87,7 @@ def test_nothing_of_one_request_is_left_for_the_next(rest_url: str, anon: httpx.
     assert seen["timezone"] != "Asia/Tokyo"
 
 
-def test_a_role_brings_its_own_settings(rest_url: str, rows, rest_database: str, serve) -> None:
+def test_a_role_brings_its_own_settings(rest_url: str, rows: Rows, rest_database: str, serve: Serve) -> None:
     database = rows("select current_database()")[0][0]
     rows(f"alter role authenticated in database {database} set statement_timeout = '1234ms'")
     app = create_app(rest_database, authenticate)
@@ -118,7 +118,7 @@ def test_only_exposed_schemas_can_be_named(anon: httpx.Client, schema: str) -> N
     assert response.json()["hint"] == "Only the following schemas are exposed: public, personal"
 
 
-def test_max_rows_caps_every_list(rest_database: str, serve) -> None:
+def test_max_rows_caps_every_list(rest_database: str, serve: Serve) -> None:
     app = create_app(rest_database, authenticate, max_rows=2)
     with client(serve(app)) as http:
         table = http.get("/films?limit=4", headers={"Prefer": "count=exact"})
@@ -132,7 +132,7 @@ def test_max_rows_caps_every_list(rest_database: str, serve) -> None:
     assert int(estimated.headers["content-range"].split("/")[1]) > 2
 
 
-def test_plans_and_rollbacks_are_off_unless_enabled(rest_database: str, serve, things) -> None:
+def test_plans_and_rollbacks_are_off_unless_enabled(rest_database: str, serve: Serve, things: Rows) -> None:
     app = create_app(rest_database, authenticate)
     with client(serve(app), token("authenticated")) as http:
         plan = http.get("/films", headers={"Accept": "application/vnd.pgrst.plan+json"})

@@ -1,17 +1,21 @@
 """REST writes: what a POST, PATCH, PUT or DELETE leaves behind, and what it answers."""
 
+from typing import Any
+
 import httpx
 import pytest
+from conformance.callers import Rows
+from postgrest import SyncPostgrestClient
 from postgrest.exceptions import APIError
 
 SHOW = {"Prefer": "return=representation"}
 
 
-def names(things) -> list[str]:
+def names(things: Rows) -> list[str]:
     return [name for (name,) in things("select name from things order by id")]
 
 
-def test_an_insert_answers_201_and_nothing_else(user: httpx.Client, things) -> None:
+def test_an_insert_answers_201_and_nothing_else(user: httpx.Client, things: Rows) -> None:
     response = user.post("/things", json={"name": "sofa"})
 
     assert (response.status_code, response.text) == (201, "")
@@ -19,7 +23,7 @@ def test_an_insert_answers_201_and_nothing_else(user: httpx.Client, things) -> N
     assert names(things)[-1] == "sofa"
 
 
-def test_an_insert_shows_its_row_on_request(user: httpx.Client, things) -> None:
+def test_an_insert_shows_its_row_on_request(user: httpx.Client, things: Rows) -> None:
     response = user.post("/things?select=id,name,kind", json={"name": "sofa"}, headers=SHOW)
 
     assert response.status_code == 201
@@ -27,7 +31,7 @@ def test_an_insert_shows_its_row_on_request(user: httpx.Client, things) -> None:
     assert response.headers["preference-applied"] == "return=representation"
 
 
-def test_headers_only_gives_the_new_rows_address(user: httpx.Client, things) -> None:
+def test_headers_only_gives_the_new_rows_address(user: httpx.Client, things: Rows) -> None:
     one = user.post("/pairs", json={"a": 1, "b": 2}, headers={"Prefer": "return=headers-only"})
     two = user.post(
         "/pairs", json=[{"a": 2, "b": 2}, {"a": 3, "b": 2}], headers={"Prefer": "return=headers-only"}
@@ -37,7 +41,7 @@ def test_headers_only_gives_the_new_rows_address(user: httpx.Client, things) -> 
     assert "location" not in two.headers
 
 
-def test_an_insert_can_embed_what_it_points_to(user: httpx.Client, things) -> None:
+def test_an_insert_can_embed_what_it_points_to(user: httpx.Client, things: Rows) -> None:
     part = {"id": 9, "thing_id": 2, "name": "leg"}
     response = user.post("/parts?select=name,things(name)", json=part, headers=SHOW)
 
@@ -60,14 +64,16 @@ def test_an_insert_can_embed_what_it_points_to(user: httpx.Client, things) -> No
         ("", "", [], []),
     ],
 )
-def test_several_rows_go_in_at_once(user: httpx.Client, things, query, prefer, body, kinds) -> None:
+def test_several_rows_go_in_at_once(
+    user: httpx.Client, things: Rows, query: str, prefer: str, body: Any, kinds: list[str | None]
+) -> None:
     response = user.post(f"/things{query}", json=body, headers={"Prefer": f"return=representation,{prefer}"})
 
     assert response.status_code == 201, response.text
     assert [row["kind"] for row in response.json()] == kinds
 
 
-def test_an_empty_object_inserts_the_defaults(user: httpx.Client, things) -> None:
+def test_an_empty_object_inserts_the_defaults(user: httpx.Client, things: Rows) -> None:
     refused = user.post("/things", json={})
     taken = user.post("/pairs", json={}, headers=SHOW)
 
@@ -75,7 +81,7 @@ def test_an_empty_object_inserts_the_defaults(user: httpx.Client, things) -> Non
     assert (taken.status_code, taken.json()["code"]) == (400, "23502")
 
 
-def test_csv_rows_are_inserted(user: httpx.Client, things) -> None:
+def test_csv_rows_are_inserted(user: httpx.Client, things: Rows) -> None:
     text = 'name,kind,score\nsofa,"a, ""b""",7\nrug,NULL,8\n'
     headers = SHOW | {"Content-Type": "text/csv"}
     response = user.post("/things?select=name,kind,score", content=text, headers=headers)
@@ -86,20 +92,20 @@ def test_csv_rows_are_inserted(user: httpx.Client, things) -> None:
     ]
 
 
-def test_a_form_is_one_row(user: httpx.Client, things) -> None:
+def test_a_form_is_one_row(user: httpx.Client, things: Rows) -> None:
     response = user.post("/things?select=name,score", data={"name": "söfa & co", "score": "5"}, headers=SHOW)
 
     assert response.json() == [{"name": "söfa & co", "score": 5}]
 
 
-def test_json_enums_and_nulls_keep_their_types(user: httpx.Client, things) -> None:
+def test_json_enums_and_nulls_keep_their_types(user: httpx.Client, things: Rows) -> None:
     thing = {"name": "x", "extra": {"a": [1, None, "é"]}, "mood": "wild", "kind": None}
     response = user.post("/things?select=name,extra,mood,kind", json=thing, headers=SHOW)
 
     assert response.json() == [thing]
 
 
-def test_merging_upsert_updates_what_is_there(user: httpx.Client, things) -> None:
+def test_merging_upsert_updates_what_is_there(user: httpx.Client, things: Rows) -> None:
     prefer = {"Prefer": "resolution=merge-duplicates,return=representation"}
     by_key = user.post(
         "/pairs", json=[{"a": 1, "b": 1, "value": "new"}, {"a": 1, "b": 2, "value": "two"}], headers=prefer
@@ -115,7 +121,7 @@ def test_merging_upsert_updates_what_is_there(user: httpx.Client, things) -> Non
     assert things("select value from pairs order by b") == [("again",), ("two",)]
 
 
-def test_ignoring_upsert_leaves_what_is_there(user: httpx.Client, things) -> None:
+def test_ignoring_upsert_leaves_what_is_there(user: httpx.Client, things: Rows) -> None:
     prefer = {"Prefer": "resolution=ignore-duplicates,return=representation"}
     response = user.post(
         "/pairs", json=[{"a": 1, "b": 1, "value": "new"}, {"a": 7, "b": 7, "value": "x"}], headers=prefer
@@ -126,7 +132,7 @@ def test_ignoring_upsert_leaves_what_is_there(user: httpx.Client, things) -> Non
     assert things("select value from pairs order by a") == [("one",), ("x",)]
 
 
-def test_an_update_changes_the_rows_it_names(user: httpx.Client, things) -> None:
+def test_an_update_changes_the_rows_it_names(user: httpx.Client, things: Rows) -> None:
     silent = user.patch("/things?id=eq.1", json={"score": 10})
     shown = user.patch("/things?score=gt.1&select=id,kind&order=id.desc", json={"kind": "big"}, headers=SHOW)
     none = user.patch("/things?id=eq.99", json={"score": 10}, headers={"Prefer": "count=exact"})
@@ -137,13 +143,13 @@ def test_an_update_changes_the_rows_it_names(user: httpx.Client, things) -> None
     assert (none.status_code, none.headers["content-range"]) == (204, "*/0")
 
 
-def test_an_update_with_nothing_to_set_changes_nothing(user: httpx.Client, things) -> None:
+def test_an_update_with_nothing_to_set_changes_nothing(user: httpx.Client, things: Rows) -> None:
     response = user.patch("/things?id=eq.1", json={}, headers=SHOW)
 
     assert (response.status_code, response.json()) == (200, [])
 
 
-def test_an_update_may_set_missing_columns_to_their_default(user: httpx.Client, things) -> None:
+def test_an_update_may_set_missing_columns_to_their_default(user: httpx.Client, things: Rows) -> None:
     things("update things set kind = 'odd'")
     prefer = {"Prefer": "missing=default"}
 
@@ -151,7 +157,7 @@ def test_an_update_may_set_missing_columns_to_their_default(user: httpx.Client, 
     assert things("select kind from things where id = 1") == [("plain",)]
 
 
-def test_a_delete_removes_the_rows_it_names(user: httpx.Client, things) -> None:
+def test_a_delete_removes_the_rows_it_names(user: httpx.Client, things: Rows) -> None:
     silent = user.delete("/things?id=eq.2", headers={"Prefer": "count=exact"})
     shown = user.delete("/things?or=(name.eq.table,id.eq.99)&select=name", headers=SHOW)
 
@@ -160,7 +166,7 @@ def test_a_delete_removes_the_rows_it_names(user: httpx.Client, things) -> None:
     assert names(things) == ["lamp"]
 
 
-def test_put_creates_or_replaces_the_row_of_its_url(user: httpx.Client, things) -> None:
+def test_put_creates_or_replaces_the_row_of_its_url(user: httpx.Client, things: Rows) -> None:
     created = user.put("/pairs?a=eq.5&b=eq.5", json={"a": 5, "b": 5, "value": "five"}, headers=SHOW)
     replaced = user.put("/pairs?a=eq.5&b=eq.5", json=[{"a": 5, "b": 5, "value": "V"}], headers=SHOW)
     silent = user.put("/pairs?a=eq.5&b=eq.5", json={"a": 5, "b": 5, "value": "v"})
@@ -181,7 +187,9 @@ def test_put_creates_or_replaces_the_row_of_its_url(user: httpx.Client, things) 
         ("a=eq.5&b=eq.5", {"value": "x"}, 400, "PGRST115"),
     ],
 )
-def test_put_takes_exactly_the_primary_key(user: httpx.Client, things, query, body, status, code) -> None:
+def test_put_takes_exactly_the_primary_key(
+    user: httpx.Client, things: Rows, query: str, body: dict[str, Any], status: int, code: str
+) -> None:
     response = user.put(f"/pairs?{query}", json=body)
 
     assert (response.status_code, response.json()["code"]) == (status, code)
@@ -214,7 +222,7 @@ def test_put_takes_exactly_the_primary_key(user: httpx.Client, things, query, bo
     ],
 )
 def test_a_wrong_write_says_what_is_wrong(
-    user: httpx.Client, things, method, path, body, status, code
+    user: httpx.Client, things: Rows, method: str, path: str, body: Any, status: int, code: str | None
 ) -> None:
     before = names(things)
     response = user.request(method, path, json=body)
@@ -235,7 +243,9 @@ def test_a_wrong_write_says_what_is_wrong(
         ("application/xml", b"<a/>", "Content-Type not acceptable: application/xml"),
     ],
 )
-def test_a_body_that_cannot_be_read_is_refused(user: httpx.Client, content_type, content, message) -> None:
+def test_a_body_that_cannot_be_read_is_refused(
+    user: httpx.Client, content_type: str, content: bytes, message: str
+) -> None:
     response = user.post("/things", content=content, headers={"Content-Type": content_type})
 
     assert (response.status_code, response.json()["code"], response.json()["message"]) == (
@@ -245,7 +255,7 @@ def test_a_body_that_cannot_be_read_is_refused(user: httpx.Client, content_type,
     )
 
 
-def test_a_singular_answer_that_is_not_one_row_is_rolled_back(user: httpx.Client, things) -> None:
+def test_a_singular_answer_that_is_not_one_row_is_rolled_back(user: httpx.Client, things: Rows) -> None:
     headers = SHOW | {"Accept": "application/vnd.pgrst.object+json"}
     several = user.patch("/things?id=gt.0", json={"kind": "changed"}, headers=headers)
     none = user.delete("/things?id=eq.99", headers=headers)
@@ -257,7 +267,7 @@ def test_a_singular_answer_that_is_not_one_row_is_rolled_back(user: httpx.Client
     assert things("select count(*) from things where kind = 'changed'") == [(0,)]
 
 
-def test_max_affected_holds_a_write_back(user: httpx.Client, things) -> None:
+def test_max_affected_holds_a_write_back(user: httpx.Client, things: Rows) -> None:
     strict = {"Prefer": "handling=strict, max-affected=2"}
     lenient = {"Prefer": "max-affected=2"}
     refused = user.patch("/things?id=gt.0", json={"kind": "x"}, headers=strict)
@@ -269,7 +279,7 @@ def test_max_affected_holds_a_write_back(user: httpx.Client, things) -> None:
     assert user.patch("/things?id=gt.0", json={"kind": "y"}, headers=lenient).status_code == 204
 
 
-def test_unknown_preferences_are_an_error_only_when_strict(user: httpx.Client, things) -> None:
+def test_unknown_preferences_are_an_error_only_when_strict(user: httpx.Client, things: Rows) -> None:
     strict = user.get("/things", headers={"Prefer": "handling=strict, sparkle=yes, timezone=Mars/Base"})
     lenient = user.get("/things", headers={"Prefer": "handling=lenient, sparkle=yes"})
 
@@ -278,7 +288,7 @@ def test_unknown_preferences_are_an_error_only_when_strict(user: httpx.Client, t
     assert (lenient.status_code, lenient.headers["preference-applied"]) == (200, "handling=lenient")
 
 
-def test_a_transaction_can_be_rolled_back_on_request(user: httpx.Client, things) -> None:
+def test_a_transaction_can_be_rolled_back_on_request(user: httpx.Client, things: Rows) -> None:
     prefer = {"Prefer": "tx=rollback, return=representation"}
     response = user.post("/things?select=name", json={"name": "ghost"}, headers=prefer)
 
@@ -287,43 +297,48 @@ def test_a_transaction_can_be_rolled_back_on_request(user: httpx.Client, things)
     assert "ghost" not in names(things)
 
 
-def test_the_first_of_two_equal_preferences_counts(user: httpx.Client, things) -> None:
+def test_the_first_of_two_equal_preferences_counts(user: httpx.Client, things: Rows) -> None:
     headers = [("Prefer", "return=minimal"), ("Prefer", "return=representation")]
 
     assert user.post("/things", json={"name": "x"}, headers=headers).text == ""
 
 
-def test_times_come_in_the_preferred_zone(user: httpx.Client, things) -> None:
+def test_times_come_in_the_preferred_zone(user: httpx.Client, things: Rows) -> None:
     response = user.get("/things?select=made_at&limit=1", headers={"Prefer": "timezone=Australia/Sydney"})
 
     assert response.json() == [{"made_at": "2026-01-01T11:00:00+11:00"}]
     assert response.headers["preference-applied"] == "timezone=Australia/Sydney"
 
 
-def test_an_updatable_view_is_written_through(service: httpx.Client, things) -> None:
+def test_an_updatable_view_is_written_through(service: httpx.Client, things: Rows) -> None:
     response = service.patch("/calm_things?id=eq.1", json={"name": "lantern"}, headers=SHOW)
 
     assert response.json() == [{"id": 1, "name": "lantern"}]
     assert names(things)[0] == "lantern"
 
 
-def test_the_client_inserts_upserts_updates_and_deletes(postgrest, things) -> None:
+def test_the_client_inserts_upserts_updates_and_deletes(postgrest: SyncPostgrestClient, things: Rows) -> None:
     table = postgrest.from_("things")
-    made = table.insert([{"name": "a", "score": 1}, {"name": "b"}], default_to_null=False).execute()
+    both: list[dict[str, object]] = [{"name": "a", "score": 1}, {"name": "b"}]
+    made = table.insert(both, default_to_null=False).execute()
     merged = postgrest.from_("things").upsert({"name": "a", "score": 5}, on_conflict="name").execute()
     changed = postgrest.from_("things").update({"kind": "new"}).in_("name", ["a", "b"]).execute()
     gone = postgrest.from_("things").delete().eq("name", "b").execute()
 
-    assert [row["score"] for row in made.data] == [1, None]
-    assert [row["score"] for row in merged.data] == [5]
-    assert [row["kind"] for row in changed.data] == ["new", "new"]
-    assert [row["name"] for row in gone.data] == ["b"]
+    assert column("score", made.data) == [1, None]
+    assert column("score", merged.data) == [5]
+    assert column("kind", changed.data) == ["new", "new"]
+    assert column("name", gone.data) == ["b"]
     with pytest.raises(APIError) as refused:
         postgrest.from_("things").insert({"name": "a"}).execute()
     assert refused.value.code == "23505"
 
 
-def test_an_answer_is_only_sent_once_the_write_is_committed(user: httpx.Client, things) -> None:
+def column(name: str, rows: Any) -> list[Any]:
+    return [row[name] for row in rows]
+
+
+def test_an_answer_is_only_sent_once_the_write_is_committed(user: httpx.Client, things: Rows) -> None:
     things("alter table parts alter constraint parts_thing_id_fkey deferrable initially deferred")
     response = user.post("/parts", json={"id": 9, "thing_id": 99})
 

@@ -1,27 +1,30 @@
 """Contacts: who is who, what is known of them and who said it, and what one page of their history shows."""
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
 import pytest
+from support.hubs import Hub, Post
 from support.recorded import submission
+
+type Rest = Callable[..., list[dict[str, Any]]]
 
 
 @pytest.fixture(scope="module")
-def http(hub: Any) -> Iterator[httpx.Client]:
+def http(hub: Hub) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=hub.url, timeout=30) as client:
         yield client
 
 
 @pytest.fixture
-def rest(hub: Any, http: httpx.Client) -> Any:
+def rest(hub: Hub, http: httpx.Client) -> Rest:
     def get(path: str, **params: Any) -> list[dict[str, Any]]:
         headers = {"apikey": hub.env["SUPABASE_SECRET_KEY"]}
         answer = http.get(f"/rest/v1/{path}", params=params, headers=headers)
         assert answer.status_code == 200, answer.text
-        return answer.json()
+        return list(answer.json())
 
     return get
 
@@ -30,14 +33,15 @@ def unique_phone() -> str:
     return f"0215{uuid.uuid4().int % 1_000_000:06d}"
 
 
-def record(hub: Any, site: str, contact: dict[str, Any], said_at: str | None = None) -> dict[str, Any]:
+def record(hub: Hub, site: str, contact: dict[str, Any], said_at: str | None = None) -> dict[str, Any]:
     """As an ingest function records it: for sites that have none yet, and for events that come late."""
-    return hub.rows(
+    [(recorded,)] = hub.rows(
         "select hub.record_submission(site_secrets.id, %s)"
         " from private.site_secrets join public.sites on sites.id = site_id where slug = %s and kind = 'static' limit 1",
         submission({"message": "hello"}, contact, idempotency_key=uuid.uuid4().hex, occurred_at=said_at),
         site,
-    )[0][0]
+    )
+    return dict(recorded)
 
 
 @pytest.mark.parametrize(
@@ -58,7 +62,7 @@ def record(hub: Any, site: str, contact: dict[str, Any], said_at: str | None = N
         ("...@gmail.com", "...@gmail.com"),
     ],
 )
-def test_an_address_matches_by_its_providers_rules_and_no_others(hub: Any, address: str, key: str) -> None:
+def test_an_address_matches_by_its_providers_rules_and_no_others(hub: Hub, address: str, key: str) -> None:
     assert hub.rows(
         "select private.email_key(%s), private.email_key(private.email_key(%s))", address, address
     ) == [(key, key)]
@@ -81,12 +85,12 @@ def test_an_address_matches_by_its_providers_rules_and_no_others(hub: Any, addre
         ("jo@example.co.nz", None),
     ],
 )
-def test_a_mistyped_domain_is_suggested(hub: Any, address: str, meant: str | None) -> None:
+def test_a_mistyped_domain_is_suggested(hub: Hub, address: str, meant: str | None) -> None:
     assert hub.rows("select private.email_suggestion(%s)", address) == [(meant,)]
 
 
 def test_spellings_of_one_mailbox_are_one_contact_and_the_address_stays_as_given(
-    post: Any, rest: Any
+    post: Post, rest: Rest
 ) -> None:
     mailbox = f"jo{uuid.uuid4().hex[:10]}"
     first = post(email=f"{mailbox[:2]}.{mailbox[2:]}+prime@gmail.com")["contact_id"]
@@ -100,7 +104,7 @@ def test_spellings_of_one_mailbox_are_one_contact_and_the_address_stays_as_given
     ]
 
 
-def test_a_mistyped_address_is_shown_with_what_was_meant_and_not_changed(post: Any, rest: Any) -> None:
+def test_a_mistyped_address_is_shown_with_what_was_meant_and_not_changed(post: Post, rest: Rest) -> None:
     typed = f"{uuid.uuid4().hex}@gmial.com"
 
     contact = post(email=typed)["contact_id"]
@@ -110,7 +114,7 @@ def test_a_mistyped_address_is_shown_with_what_was_meant_and_not_changed(post: A
     assert post(email=typed.replace("gmial", "gmail"))["contact_id"] != contact
 
 
-def test_the_same_person_at_three_sites_is_one_contact_with_three_leads(hub: Any) -> None:
+def test_the_same_person_at_three_sites_is_one_contact_with_three_leads(hub: Hub) -> None:
     mailbox = uuid.uuid4().hex[:12]
     spellings = (
         f"{mailbox}@gmail.com",
@@ -144,11 +148,11 @@ def test_the_same_person_at_three_sites_is_one_contact_with_three_leads(hub: Any
         ("alerts", "kind,sites(slug)"),
     ],
 )
-def test_what_belongs_together_is_read_together_without_a_hint(rest: Any, table: str, select: str) -> None:
+def test_what_belongs_together_is_read_together_without_a_hint(rest: Rest, table: str, select: str) -> None:
     rest(table, select=select, limit=1)
 
 
-def test_one_address_at_two_sites_is_one_cross_sell_naming_both(hub: Any, rest: Any) -> None:
+def test_one_address_at_two_sites_is_one_cross_sell_naming_both(hub: Hub, rest: Rest) -> None:
     email = f"{uuid.uuid4().hex}@example.com"
     for site in ("prime", "prime", "akf", "akf"):
         contact = record(hub, site, {"email": email})["contact_id"]
@@ -158,7 +162,7 @@ def test_one_address_at_two_sites_is_one_cross_sell_naming_both(hub: Any, rest: 
     assert found == [{"known_site": "prime", "site": "akf"}]
 
 
-def test_a_won_lead_makes_a_customer(hub: Any, post: Any, rest: Any) -> None:
+def test_a_won_lead_makes_a_customer(hub: Hub, post: Post, rest: Rest) -> None:
     contact = post(name="Jo Smith", email=f"{uuid.uuid4().hex}@example.com")["contact_id"]
     before = rest("customers", id=f"eq.{contact}")
 
@@ -169,7 +173,7 @@ def test_a_won_lead_makes_a_customer(hub: Any, post: Any, rest: Any) -> None:
     assert customers == [{"name": "Jo Smith", "won_leads": 1, "sites": ["prime"]}]
 
 
-def test_a_phone_of_two_who_agree_by_name_decides_for_neither(hub: Any, post: Any) -> None:
+def test_a_phone_of_two_who_agree_by_name_decides_for_neither(hub: Hub, post: Post) -> None:
     phone = unique_phone()
     # Both are there before either gives the number, so nothing brings them together.
     ann, other = (
@@ -190,7 +194,7 @@ def test_a_phone_of_two_who_agree_by_name_decides_for_neither(hub: Any, post: An
     assert sorted(map(sorted, pairs)) == sorted(map(sorted, [(ann, other), (ann, third), (other, third)]))
 
 
-def test_the_exact_name_decides_over_the_half_one(post: Any) -> None:
+def test_the_exact_name_decides_over_the_half_one(post: Post) -> None:
     phone = unique_phone()
     half = post(name="Ann", email=f"{uuid.uuid4().hex}@example.com", phone=phone)["contact_id"]
     exact = post(name="Bob Ray", email=(email := f"{uuid.uuid4().hex}@example.com"), phone=phone)[
@@ -201,7 +205,7 @@ def test_the_exact_name_decides_over_the_half_one(post: Any) -> None:
     assert post(name="Lee, Ann", phone=phone)["contact_id"] == exact != half
 
 
-def test_a_phone_without_a_name_does_not_join_two_addresses(post: Any) -> None:
+def test_a_phone_without_a_name_does_not_join_two_addresses(post: Post) -> None:
     phone = unique_phone()
 
     contacts = {post(email=f"{uuid.uuid4().hex}@example.com", phone=phone)["contact_id"] for _ in range(2)}
@@ -209,7 +213,9 @@ def test_a_phone_without_a_name_does_not_join_two_addresses(post: Any) -> None:
     assert len(contacts) == 2
 
 
-def test_the_queue_shows_side_by_side_what_agrees_what_differs_and_who_said_so(post: Any, rest: Any) -> None:
+def test_the_queue_shows_side_by_side_what_agrees_what_differs_and_who_said_so(
+    post: Post, rest: Rest
+) -> None:
     phone = unique_phone()
     emails = [f"{uuid.uuid4().hex}@example.com" for _ in range(2)]
     ann = post(name="Ann Lee", email=emails[0], phone=phone)
@@ -233,7 +239,7 @@ def test_the_queue_shows_side_by_side_what_agrees_what_differs_and_who_said_so(p
     ]
 
 
-def test_facts_keep_which_event_said_them_and_when(post: Any, rest: Any, hub: Any) -> None:
+def test_facts_keep_which_event_said_them_and_when(post: Post, rest: Rest, hub: Hub) -> None:
     email = f"{uuid.uuid4().hex}@example.com"
     first = post(email=email, name="Jo", suburb="Ponsonby", lang="mi", phone="ring the office")
     second = post(email=email, name="Jo Smith", suburb="Mt Eden")
@@ -265,9 +271,12 @@ def test_facts_keep_which_event_said_them_and_when(post: Any, rest: Any, hub: An
     assert contact["attributes"]["area"] == "Mt Eden"
 
 
-def test_a_later_event_wins_in_whatever_order_they_come(hub: Any, rest: Any) -> None:
+def test_a_later_event_wins_in_whatever_order_they_come(hub: Hub, rest: Rest) -> None:
     email = f"{uuid.uuid4().hex}@example.com"
-    says = lambda name, area: {"email": email, "name": name, "facts": {"name": name, "area": area}}  # noqa: E731
+
+    def says(name: str, area: str) -> dict[str, Any]:
+        return {"email": email, "name": name, "facts": {"name": name, "area": area}}
+
     record(hub, "prime", says("Jo Smith", "Ponsonby"), "2026-11-03T00:00Z")
     record(hub, "prime", says("Jo Brown", "Mt Eden"), "2026-11-05T00:00Z")
 
@@ -277,7 +286,7 @@ def test_a_later_event_wins_in_whatever_order_they_come(hub: Any, rest: Any) -> 
     assert (contact["name"], contact["attributes"]["area"]) == ("Jo Brown", "Mt Eden")
 
 
-def test_half_a_name_does_not_replace_the_whole(post: Any, rest: Any) -> None:
+def test_half_a_name_does_not_replace_the_whole(post: Post, rest: Rest) -> None:
     email = f"{uuid.uuid4().hex}@example.com"
     contact = post(email=email, name="Jo Smith")["contact_id"]
 
@@ -287,7 +296,7 @@ def test_half_a_name_does_not_replace_the_whole(post: Any, rest: Any) -> None:
 
 
 def test_what_a_person_corrects_no_event_overwrites(
-    hub: Any, http: httpx.Client, post: Any, rest: Any
+    hub: Hub, http: httpx.Client, post: Post, rest: Rest
 ) -> None:
     email = f"{uuid.uuid4().hex}@example.com"
     contact = post(email=email, name="Jo Smiht")["contact_id"]
@@ -304,14 +313,15 @@ def test_what_a_person_corrects_no_event_overwrites(
     assert fact["event_id"] is None
 
 
-def test_the_timeline_pages_newest_first_through_events_and_actions(hub: Any, post: Any, rest: Any) -> None:
+def test_the_timeline_pages_newest_first_through_events_and_actions(hub: Hub, post: Post, rest: Rest) -> None:
     email = f"{uuid.uuid4().hex}@example.com"
     forms = [post(email=email) for _ in range(5)]
     contact = forms[0]["contact_id"]
     done = "select count(*) from public.agent_actions where contact_id = %s"
     assert hub.until(lambda: hub.rows(done, contact) == [(5,)])
 
-    pages, cursor = [], {}
+    pages: list[list[dict[str, Any]]] = []
+    cursor: dict[str, str] = {}
     while page := rest("rpc/contact_timeline", contact_id=contact, page_size=4, **cursor):
         pages.append(page)
         cursor = {"before_cursor": page[-1]["id"]}
@@ -324,7 +334,7 @@ def test_the_timeline_pages_newest_first_through_events_and_actions(hub: Any, po
     assert [source for source, _ in kinds].count("action") == 5
 
 
-def test_a_closer_sees_the_timeline_of_their_leads_only(hub: Any, http: httpx.Client, post: Any) -> None:
+def test_a_closer_sees_the_timeline_of_their_leads_only(hub: Hub, http: httpx.Client, post: Post) -> None:
     mine, others = (post(email=f"{uuid.uuid4().hex}@example.com")["contact_id"] for _ in range(2))
     hub.sql(
         "update public.leads set assigned_to = users.id from auth.users where contact_id = %s and users.email = %s",

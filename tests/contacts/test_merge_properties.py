@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.families import broken, state
+from support.hubs import Hub
 from support.recorded import submission
 from support.scale import scaled
 
@@ -66,7 +67,7 @@ steps = st.lists(
 class People:
     """An organization of its own, and what is known of it by counting along."""
 
-    def __init__(self, hub: Any) -> None:
+    def __init__(self, hub: Hub) -> None:
         self.hub = hub
         slug = f"merging-{uuid.uuid4().hex[:12]}"
         sites = hub.rows(ORG, slug=slug)
@@ -76,9 +77,9 @@ class People:
             for _, site in sites
         ]
         self.submitted: list[tuple[str, str | None]] = []
-        self.silenced: dict[Any, set[str | None]] = defaultdict(set)
+        self.silenced: dict[uuid.UUID, set[str | None]] = defaultdict(set)
 
-    def visible(self) -> list[Any]:
+    def visible(self) -> list[uuid.UUID]:
         return [
             row[0]
             for row in self.hub.rows(
@@ -87,10 +88,10 @@ class People:
             )
         ]
 
-    def family(self, contact: Any) -> list[Any]:
-        return self.hub.rows("select private.contact_family(%s)", contact)[0][0]
+    def family(self, contact: uuid.UUID) -> list[uuid.UUID]:
+        return list(self.hub.rows("select private.contact_family(%s)", contact)[0][0])
 
-    def merges(self) -> list[Any]:
+    def merges(self) -> list[tuple[Any, ...]]:
         return self.hub.rows(
             "select id from public.contact_merges where org_id = %s and undone_at is null order by id",
             self.org,
@@ -195,7 +196,7 @@ class People:
 @given(steps)
 @settings(max_examples=scaled(20, 100), deadline=None, suppress_health_check=list(HealthCheck))
 def test_any_order_of_submit_merge_opt_out_and_unmerge_holds_the_invariants(
-    hub: Any, steps: list[tuple[Any, ...]]
+    hub: Hub, steps: list[tuple[Any, ...]]
 ) -> None:
     people = People(hub)
     for spellings in MAILBOXES:

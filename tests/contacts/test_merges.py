@@ -2,29 +2,34 @@
 
 import concurrent.futures
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
 import psycopg
 import pytest
 from support.families import broken, state
+from support.hubs import Hub, Post
+
+type Rpc = Callable[..., httpx.Response]
+type Merge = Callable[[str, str], str]
+type Unmerge = Callable[[str], None]
 
 
 @pytest.fixture(scope="module")
-def http(hub: Any) -> Iterator[httpx.Client]:
+def http(hub: Hub) -> Iterator[httpx.Client]:
     limits = httpx.Limits(max_connections=70)
     with httpx.Client(base_url=hub.url, timeout=30, limits=limits) as client:
         yield client
 
 
 @pytest.fixture(scope="module")
-def operator(hub: Any, http: httpx.Client) -> dict[str, str]:
+def operator(hub: Hub, http: httpx.Client) -> dict[str, str]:
     return hub.signed_in("OPERATOR")
 
 
 @pytest.fixture
-def rpc(http: httpx.Client, operator: dict[str, str]) -> Any:
+def rpc(http: httpx.Client, operator: dict[str, str]) -> Rpc:
     def call(function: str, headers: dict[str, str] = operator, **arguments: Any) -> httpx.Response:
         return http.post(f"/rest/v1/rpc/{function}", json=arguments, headers=headers)
 
@@ -32,17 +37,17 @@ def rpc(http: httpx.Client, operator: dict[str, str]) -> Any:
 
 
 @pytest.fixture
-def merge(rpc: Any) -> Any:
+def merge(rpc: Rpc) -> Merge:
     def call(winner: str, loser: str) -> str:
         answer = rpc("merge_contacts", winner=winner, loser=loser, reason="Same person.")
         assert answer.status_code == 200, answer.text
-        return answer.json()["merge_id"]
+        return str(answer.json()["merge_id"])
 
     return call
 
 
 @pytest.fixture
-def unmerge(rpc: Any) -> Any:
+def unmerge(rpc: Rpc) -> Unmerge:
     def call(merge_id: str) -> None:
         answer = rpc("unmerge_contacts", merge_id=merge_id)
         assert answer.status_code == 200, answer.text
@@ -53,44 +58,45 @@ def unmerge(rpc: Any) -> Any:
 class Person:
     """Somebody who has asked once, by an address of their own."""
 
-    def __init__(self, post: Any, **form: Any) -> None:
+    def __init__(self, post: Post, **form: Any) -> None:
         self.email = f"{uuid.uuid4().hex}@example.com"
         self.first = post(email=self.email, **form)
         self.contact = self.first["contact_id"]
 
 
 @pytest.fixture
-def ann(post: Any) -> Person:
+def ann(post: Post) -> Person:
     return Person(post, name="Ann Lee")
 
 
 @pytest.fixture
-def bob(post: Any) -> Person:
+def bob(post: Post) -> Person:
     return Person(post, name="Bob Ray")
 
 
 @pytest.fixture
-def cat(post: Any) -> Person:
+def cat(post: Post) -> Person:
     return Person(post)
 
 
 @pytest.fixture(scope="module")
-def org(hub: Any) -> Any:
-    return hub.rows("select id from public.organizations where slug = 'trades'")[0][0]
+def org(hub: Hub) -> uuid.UUID:
+    org: uuid.UUID = hub.rows("select id from public.organizations where slug = 'trades'")[0][0]
+    return org
 
 
-def settled(hub: Any, *submitted: dict[str, Any]) -> None:
+def settled(hub: Hub, *submitted: dict[str, Any]) -> None:
     """Until the qualifier is done with them, so that nothing changes by itself."""
     events = [answer["event_id"] for answer in submitted]
     count = "select count(*) from public.agent_actions where event_id::text = any(%s)"
     assert hub.until(lambda: hub.rows(count, events) == [(len(events),)])
 
 
-def timeline(rpc: Any, contact: str) -> set[str]:
+def timeline(rpc: Rpc, contact: str) -> set[str]:
     return {entry["id"] for entry in rpc("contact_timeline", contact_id=contact).json()}
 
 
-def open_leads(hub: Any, contact: str) -> list[tuple[Any, ...]]:
+def open_leads(hub: Hub, contact: str) -> list[tuple[Any, ...]]:
     return hub.rows(
         "select home_id <> contact_id from public.leads where contact_id = %s and is_open",
         contact,
@@ -98,7 +104,7 @@ def open_leads(hub: Any, contact: str) -> list[tuple[Any, ...]]:
 
 
 def test_after_a_merge_the_losers_address_leads_to_the_winner(
-    hub: Any, post: Any, rpc: Any, merge: Any, ann: Person, bob: Person
+    hub: Hub, post: Post, rpc: Rpc, merge: Merge, ann: Person, bob: Person
 ) -> None:
     merge(ann.contact, bob.contact)
 
@@ -116,7 +122,7 @@ def test_after_a_merge_the_losers_address_leads_to_the_winner(
 
 
 def test_a_merged_contact_is_not_listed_and_names_who_it_is_merged_into(
-    hub: Any, http: httpx.Client, merge: Any, operator: dict[str, str], ann: Person, bob: Person
+    hub: Hub, http: httpx.Client, merge: Merge, operator: dict[str, str], ann: Person, bob: Person
 ) -> None:
     merge(ann.contact, bob.contact)
 
@@ -132,7 +138,7 @@ def test_a_merged_contact_is_not_listed_and_names_who_it_is_merged_into(
 
 
 def test_merging_and_undoing_it_changes_nothing(
-    hub: Any, org: Any, merge: Any, unmerge: Any, ann: Person, bob: Person
+    hub: Hub, org: uuid.UUID, merge: Merge, unmerge: Unmerge, ann: Person, bob: Person
 ) -> None:
     settled(hub, ann.first, bob.first)
     before = state(hub, org)
@@ -146,7 +152,7 @@ def test_merging_and_undoing_it_changes_nothing(
 
 
 def test_what_came_by_the_losers_address_meanwhile_goes_back_and_the_winners_stays(
-    hub: Any, org: Any, post: Any, rpc: Any, merge: Any, unmerge: Any, ann: Person, bob: Person
+    hub: Hub, org: uuid.UUID, post: Post, rpc: Rpc, merge: Merge, unmerge: Unmerge, ann: Person, bob: Person
 ) -> None:
     merge_id = merge(ann.contact, bob.contact)
     by_bob = [post(email=bob.email, phone="021 555 0163")["event_id"] for _ in range(2)]
@@ -168,7 +174,7 @@ def test_what_came_by_the_losers_address_meanwhile_goes_back_and_the_winners_sta
 
 
 def test_who_asked_only_while_merged_has_a_lead_after_the_undoing(
-    hub: Any, merge: Any, unmerge: Any, post: Any, ann: Person, bob: Person
+    hub: Hub, merge: Merge, unmerge: Unmerge, post: Post, ann: Person, bob: Person
 ) -> None:
     hub.sql("update public.leads set stage = 'won' where contact_id = %s", bob.contact)
     merge_id = merge(ann.contact, bob.contact)
@@ -180,7 +186,7 @@ def test_who_asked_only_while_merged_has_a_lead_after_the_undoing(
 
 
 def test_of_two_open_leads_the_further_one_stands_for_both(
-    hub: Any, merge: Any, unmerge: Any, ann: Person, bob: Person
+    hub: Hub, merge: Merge, unmerge: Unmerge, ann: Person, bob: Person
 ) -> None:
     hub.sql("update public.leads set stage = 'booked' where contact_id = %s", bob.contact)
 
@@ -196,7 +202,7 @@ def test_of_two_open_leads_the_further_one_stands_for_both(
 
 
 def test_a_chain_of_merges_is_one_person_and_comes_apart_in_any_order(
-    hub: Any, org: Any, rpc: Any, merge: Any, unmerge: Any, ann: Person, bob: Person, cat: Person
+    hub: Hub, org: uuid.UUID, rpc: Rpc, merge: Merge, unmerge: Unmerge, ann: Person, bob: Person, cat: Person
 ) -> None:
     settled(hub, ann.first, bob.first, cat.first)
     before = state(hub, org)
@@ -225,10 +231,10 @@ def test_a_chain_of_merges_is_one_person_and_comes_apart_in_any_order(
     ],
 )
 def test_an_impossible_merge_is_refused_and_says_why(
-    hub: Any,
-    org: Any,
-    rpc: Any,
-    merge: Any,
+    hub: Hub,
+    org: uuid.UUID,
+    rpc: Rpc,
+    merge: Merge,
     request: pytest.FixtureRequest,
     winner: str,
     loser: str,
@@ -245,7 +251,7 @@ def test_an_impossible_merge_is_refused_and_says_why(
 
 
 def test_an_undone_merge_cannot_be_undone_again(
-    rpc: Any, merge: Any, unmerge: Any, ann: Person, bob: Person
+    rpc: Rpc, merge: Merge, unmerge: Unmerge, ann: Person, bob: Person
 ) -> None:
     merge_id = merge(ann.contact, bob.contact)
     unmerge(merge_id)
@@ -257,12 +263,12 @@ def test_an_undone_merge_cannot_be_undone_again(
 
 @pytest.mark.parametrize("who", ["VIEWER", "CLOSER"])
 def test_only_who_may_merge_merges_undoes_and_decides(
-    hub: Any,
-    org: Any,
+    hub: Hub,
+    org: uuid.UUID,
     http: httpx.Client,
-    rpc: Any,
-    merge: Any,
-    post: Any,
+    rpc: Rpc,
+    merge: Merge,
+    post: Post,
     ann: Person,
     bob: Person,
     who: str,
@@ -286,7 +292,7 @@ def test_only_who_may_merge_merges_undoes_and_decides(
     assert state(hub, org)["contacts"] == before["contacts"]
 
 
-def test_another_organizations_contacts_do_not_exist(hub: Any, rpc: Any, ann: Person) -> None:
+def test_another_organizations_contacts_do_not_exist(hub: Hub, rpc: Rpc, ann: Person) -> None:
     foreign = hub.rows(
         "with org as (insert into public.organizations (slug, name) values (%s, 'Foreign') returning id)"
         " insert into public.contacts (org_id, name) select id, 'Ann Lee' from org returning id",
@@ -299,7 +305,7 @@ def test_another_organizations_contacts_do_not_exist(hub: Any, rpc: Any, ann: Pe
 
 
 def test_who_merged_and_who_undid_it_is_in_the_audit_log(
-    hub: Any, merge: Any, unmerge: Any, ann: Person, bob: Person
+    hub: Hub, merge: Merge, unmerge: Unmerge, ann: Person, bob: Person
 ) -> None:
     merge_id = merge(ann.contact, bob.contact)
     unmerge(merge_id)
@@ -318,7 +324,7 @@ def test_who_merged_and_who_undid_it_is_in_the_audit_log(
 
 
 def test_a_person_decides_that_two_are_one(
-    hub: Any, http: httpx.Client, rpc: Any, post: Any, operator: dict[str, str]
+    hub: Hub, http: httpx.Client, rpc: Rpc, post: Post, operator: dict[str, str]
 ) -> None:
     phone = f"0215{uuid.uuid4().int % 1_000_000:06d}"
     ann, bob = (Person(post, name=name, phone=phone) for name in ("Ann Lee", "Bob Lee"))
@@ -342,7 +348,7 @@ def test_a_person_decides_that_two_are_one(
 
 
 def test_keeping_two_apart_is_remembered(
-    http: httpx.Client, rpc: Any, post: Any, operator: dict[str, str]
+    http: httpx.Client, rpc: Rpc, post: Post, operator: dict[str, str]
 ) -> None:
     phone = f"0215{uuid.uuid4().int % 1_000_000:06d}"
     ann, bob = (Person(post, name=name, phone=phone) for name in ("Ann Lee", "Bob Lee"))
@@ -360,15 +366,15 @@ def test_keeping_two_apart_is_remembered(
 
 def queue(http: httpx.Client, headers: dict[str, str], person: Person) -> list[dict[str, Any]]:
     either = f"(contact_id.eq.{person.contact},other_id.eq.{person.contact})"
-    return http.get("/rest/v1/merge_queue", params={"or": either}, headers=headers).json()
+    return list(http.get("/rest/v1/merge_queue", params={"or": either}, headers=headers).json())
 
 
-def suppressed(hub: Any, contact: str, channel: str = "sms") -> bool:
-    return hub.rows("select private.is_suppressed(%s, null, null, %s)", contact, channel)[0][0]
+def suppressed(hub: Hub, contact: str, channel: str = "sms") -> bool:
+    return bool(hub.rows("select private.is_suppressed(%s, null, null, %s)", contact, channel)[0][0])
 
 
 def test_the_stricter_side_of_a_merge_holds_for_both_and_the_undoing_restores_each(
-    hub: Any, org: Any, rpc: Any, merge: Any, unmerge: Any, ann: Person, bob: Person
+    hub: Hub, org: uuid.UUID, rpc: Rpc, merge: Merge, unmerge: Unmerge, ann: Person, bob: Person
 ) -> None:
     rpc("opt_out", org_id=str(org), reason="STOP", contact_id=bob.contact, channel="sms").raise_for_status()
     assert not suppressed(hub, ann.contact)
@@ -382,7 +388,7 @@ def test_the_stricter_side_of_a_merge_holds_for_both_and_the_undoing_restores_ea
 
 
 def test_an_opt_out_of_a_merged_person_stays_with_both(
-    hub: Any, org: Any, rpc: Any, merge: Any, unmerge: Any, ann: Person, bob: Person
+    hub: Hub, org: uuid.UUID, rpc: Rpc, merge: Merge, unmerge: Unmerge, ann: Person, bob: Person
 ) -> None:
     merge_id = merge(ann.contact, bob.contact)
     rpc("opt_out", org_id=str(org), reason="Do not call me.", contact_id=ann.contact).raise_for_status()
@@ -393,7 +399,7 @@ def test_an_opt_out_of_a_merged_person_stays_with_both(
 
 
 def test_an_opt_out_by_ones_own_address_stays_with_that_one(
-    hub: Any, org: Any, rpc: Any, merge: Any, unmerge: Any, ann: Person, bob: Person
+    hub: Hub, org: uuid.UUID, rpc: Rpc, merge: Merge, unmerge: Unmerge, ann: Person, bob: Person
 ) -> None:
     merge_id = merge(ann.contact, bob.contact)
     said = {"kind": "email", "value": bob.email.upper()}
@@ -406,7 +412,7 @@ def test_an_opt_out_by_ones_own_address_stays_with_that_one(
 
 
 def test_an_opted_out_address_is_so_in_every_spelling_whoever_has_it(
-    hub: Any, org: Any, rpc: Any, ann: Person
+    hub: Hub, org: uuid.UUID, rpc: Rpc, ann: Person
 ) -> None:
     mailbox = uuid.uuid4().hex
     said = {"kind": "email", "value": f"{mailbox}+news@gmail.com"}
@@ -420,7 +426,7 @@ def test_an_opted_out_address_is_so_in_every_spelling_whoever_has_it(
 
 
 def test_the_agent_sees_a_merged_person_whole(
-    hub: Any, merge: Any, post: Any, ann: Person, bob: Person
+    hub: Hub, merge: Merge, post: Post, ann: Person, bob: Person
 ) -> None:
     settled(hub, ann.first, bob.first)
     merge(ann.contact, bob.contact)
@@ -446,7 +452,7 @@ def test_the_agent_sees_a_merged_person_whole(
 
 
 def test_merges_while_both_are_writing_lose_nothing_and_never_fail(
-    hub: Any, org: Any, post: Any, rpc: Any, ann: Person, bob: Person
+    hub: Hub, org: uuid.UUID, post: Post, rpc: Rpc, ann: Person, bob: Person
 ) -> None:
     def submit(number: int) -> dict[str, Any]:
         # Each brings a number of its own, so there is always something new to put where the person is seen.
@@ -475,7 +481,7 @@ def test_merges_while_both_are_writing_lose_nothing_and_never_fail(
     )
 
 
-def test_every_column_that_holds_a_contact_says_what_a_merge_does_with_it(hub: Any) -> None:
+def test_every_column_that_holds_a_contact_says_what_a_merge_does_with_it(hub: Hub) -> None:
     """A new table with a contact in it belongs into private.contact_references, or merges would forget it."""
     columns = hub.rows(
         "select conrelid::regclass::text, attname from pg_constraint"
@@ -494,7 +500,7 @@ def test_every_column_that_holds_a_contact_says_what_a_merge_does_with_it(hub: A
     }
 
 
-def test_every_table_that_moves_has_what_moving_needs(hub: Any) -> None:
+def test_every_table_that_moves_has_what_moving_needs(hub: Hub) -> None:
     lacking = hub.rows(
         "select table_name, needed from private.contact_references"
         " cross join unnest(array['id', 'org_id', 'contact_id', 'home_id']) as needed"

@@ -5,17 +5,17 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 from emulator.state import State
+from support.hubs import Hub
 
 ROOT = Path(__file__).parents[2]
 # A new database has used hardly an index yet.
 ANSWERED = {"unused_index"}
 
 
-def test_pgrls_finds_no_policy_wanting(hub: Any) -> None:
+def test_pgrls_finds_no_policy_wanting(hub: Hub) -> None:
     pgrls = Path(sys.executable).with_name("pgrls")
     url = State(hub.state).database_url("supabase_admin")
 
@@ -28,7 +28,7 @@ def test_pgrls_finds_no_policy_wanting(hub: Any) -> None:
     assert found.returncode == 0, found.stdout + found.stderr
 
 
-def test_supabases_advisors_find_nothing(hub: Any, tmp_path: Path) -> None:
+def test_supabases_advisors_find_nothing(hub: Hub, tmp_path: Path) -> None:
     supabase = shutil.which("supabase")
     if supabase is None:
         pytest.skip("no Supabase CLI: `npm install --global supabase@3.1.0` brings it")

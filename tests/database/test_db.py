@@ -3,22 +3,26 @@
 import asyncio
 import random
 from collections import Counter
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from support.hubs import Hub
 
 from shared import db
 from shared.errors import HubError, Unavailable, Unprocessable
 
+type Define = Callable[..., None]
+
 
 @pytest.fixture
-def database(hub: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+def database(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Hub:
     monkeypatch.setenv("DATABASE_URL", hub.env["DATABASE_URL"])
     return hub
 
 
 @pytest.fixture
-def function(database: Any) -> Any:
+def function(database: Hub) -> Iterator[Define]:
     """A door of the test's own: hub.probe(said text), with the body that is asked for."""
 
     def define(body: str, declarations: str = "") -> None:
@@ -41,7 +45,7 @@ def probe(said: str = "hello") -> Any:
     return asyncio.run(call())
 
 
-def test_a_named_argument_goes_in_and_json_comes_out(function: Any) -> None:
+def test_a_named_argument_goes_in_and_json_comes_out(function: Define) -> None:
     function("return jsonb_build_object('said', said, 'twice', repeat(said, 2));")
 
     assert probe("kia ora") == {"said": "kia ora", "twice": "kia orakia ora"}
@@ -63,7 +67,7 @@ def test_only_plain_names_become_sql(name: str) -> None:
         ("raise exception 'a secret of ours'", 500, "internal_error"),
     ],
 )
-def test_what_sql_raises_becomes_a_named_error(function: Any, raised: str, status: int, code: str) -> None:
+def test_what_sql_raises_becomes_a_named_error(function: Define, raised: str, status: int, code: str) -> None:
     function(f"{raised};")
 
     with pytest.raises(HubError) as error:
@@ -73,7 +77,7 @@ def test_what_sql_raises_becomes_a_named_error(function: Any, raised: str, statu
     assert "secret of ours" not in str(error.value.body())
 
 
-def test_a_broken_constraint_is_named(function: Any) -> None:
+def test_a_broken_constraint_is_named(function: Define) -> None:
     function(
         "raise unique_violation using constraint = 'leads_once', message = 'Key (email)=(ann@example.com)';"
     )
@@ -85,7 +89,7 @@ def test_a_broken_constraint_is_named(function: Any) -> None:
 
 
 @pytest.mark.parametrize("state", ["40001", "40P01"])
-def test_a_conflict_is_tried_five_times_and_no_more(database: Any, function: Any, state: str) -> None:
+def test_a_conflict_is_tried_five_times_and_no_more(database: Hub, function: Define, state: str) -> None:
     database.sql("create sequence if not exists private.probes; select setval('private.probes', 1, false)")
     tries = "nextval('private.probes')"
     function(
@@ -99,7 +103,7 @@ def test_a_conflict_is_tried_five_times_and_no_more(database: Any, function: Any
     assert database.rows("select last_value from private.probes") == [(10,)]
 
 
-def test_no_answer_meets_another_question_while_backends_are_killed(database: Any, function: Any) -> None:
+def test_no_answer_meets_another_question_while_backends_are_killed(database: Hub, function: Define) -> None:
     function("perform pg_sleep(0.002); return to_jsonb(said);")
 
     async def ask(answers: Counter[str], until: float) -> None:
@@ -134,7 +138,7 @@ def test_no_answer_meets_another_question_while_backends_are_killed(database: An
 
 
 def test_a_transaction_pooler_gets_no_named_statement(
-    database: Any, function: Any, monkeypatch: pytest.MonkeyPatch
+    database: Hub, function: Define, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     function("return to_jsonb((select count(*) from pg_prepared_statements));")
     assert probe() == 1

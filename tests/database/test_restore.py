@@ -7,7 +7,7 @@ from typing import Any
 import psycopg
 from emulator.scratch import Database, Server
 from emulator.state import State
-from support.hubs import postgres_binary, web
+from support.hubs import Hub, postgres_binary, web
 
 DESCRIBED = {
     "policies": "select schemaname, tablename, policyname, cmd, roles::text, qual, with_check from pg_policies",
@@ -31,7 +31,7 @@ def described(rows: Any) -> dict[str, list[tuple[Any, ...]]]:
     return counts | {what: sorted(rows(query), key=str) for what, query in DESCRIBED.items()}
 
 
-def test_a_dump_restored_into_an_empty_server_is_the_same_hub(own_hub: Any, server: Server) -> None:
+def test_a_dump_restored_into_an_empty_server_is_the_same_hub(own_hub: Hub, server: Server) -> None:
     headers = {"x-webhook-secret": own_hub.env["PRIME_WEBHOOK_SECRET"]}
     for number in range(5):
         form = {"email": f"person{number}@example.com", "message": "please call"}

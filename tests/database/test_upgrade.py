@@ -62,7 +62,7 @@ class Old:
             self.secret,
             submission({"email": email, **form}, contact, idempotency_key=key),
         )
-        return answer
+        return dict(answer)
 
     def work(self, most: int) -> None:
         """As the qualifier does."""

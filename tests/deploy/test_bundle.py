@@ -98,9 +98,9 @@ class Installed:
     def install(self) -> str:
         """What pip said when it failed, else nothing."""
         venv.create(self.environment, symlinks=True)
-        pip = [sys.executable, "-m", "pip", "--python", self.environment / "bin" / "python"]
+        pip: list[str | Path] = [sys.executable, "-m", "pip", "--python", self.environment / "bin" / "python"]
         # That nothing is missing `pip check` tells as well, and sooner than resolving it all again.
-        install = [
+        install: list[str | Path] = [
             "install",
             "--no-deps",
             "--no-compile",

@@ -6,7 +6,7 @@ from typing import Any
 
 import httpx
 import pytest
-from support.hubs import web
+from support.hubs import Hub, web
 
 ALIASES = {
     "form_submit": "form.submitted",
@@ -21,7 +21,7 @@ ALIASES = {
 UNKNOWN = "meteor.struck"
 
 
-def insert(hub: Any, type: str, **data: Any) -> str:
+def insert(hub: Hub, type: str, **data: Any) -> str:
     return str(
         hub.rows(
             "insert into public.events (org_id, type, data) select id, %s, %s from public.organizations where slug = 'trades'"
@@ -32,11 +32,12 @@ def insert(hub: Any, type: str, **data: Any) -> str:
     )
 
 
-def event(hub: Any, id: str) -> tuple[str, bool]:
-    return hub.rows("select type, unrecognised from public.events where id = %s", id)[0]
+def event(hub: Hub, id: str) -> tuple[str, bool]:
+    [(type, unrecognised)] = hub.rows("select type, unrecognised from public.events where id = %s", id)
+    return type, unrecognised
 
 
-def post(hub: Any, **form: Any) -> httpx.Response:
+def post(hub: Hub, **form: Any) -> httpx.Response:
     return web.post(
         f"{hub.url}/functions/v1/ingest-prime",
         json=form,
@@ -49,11 +50,11 @@ def somebody() -> str:
 
 
 @pytest.mark.parametrize("alias", ALIASES)
-def test_an_event_inserted_under_an_alias_is_stored_under_its_name(hub: Any, alias: str) -> None:
+def test_an_event_inserted_under_an_alias_is_stored_under_its_name(hub: Hub, alias: str) -> None:
     assert event(hub, insert(hub, alias)) == (ALIASES[alias], False)
 
 
-def test_the_agent_acts_on_an_event_inserted_under_an_alias(hub: Any) -> None:
+def test_the_agent_acts_on_an_event_inserted_under_an_alias(hub: Hub) -> None:
     id = insert(hub, "form_submit", message="from sql")
 
     assert hub.until(
@@ -61,7 +62,7 @@ def test_the_agent_acts_on_an_event_inserted_under_an_alias(hub: Any) -> None:
     )
 
 
-def subscribe(hub: Any, *types: str) -> str:
+def subscribe(hub: Hub, *types: str) -> str:
     name = f"names-{uuid.uuid4().hex[:8]}"
     hub.sql(
         "insert into public.subscriptions (org_id, name, event_types, target)"
@@ -73,7 +74,7 @@ def subscribe(hub: Any, *types: str) -> str:
     return name
 
 
-def delivered(hub: Any, subscription: str) -> list[str]:
+def delivered(hub: Hub, subscription: str) -> list[str]:
     return [
         str(row[0])
         for row in hub.rows(
@@ -84,7 +85,7 @@ def delivered(hub: Any, subscription: str) -> list[str]:
     ]
 
 
-def test_a_subscription_by_an_alias_gets_what_has_the_name(hub: Any) -> None:
+def test_a_subscription_by_an_alias_gets_what_has_the_name(hub: Hub) -> None:
     subscription = subscribe(hub, "voice_call", "booking.*", "never.heard_of")
 
     call, booking = insert(hub, "call.received"), insert(hub, "booking_created")
@@ -95,7 +96,7 @@ def test_a_subscription_by_an_alias_gets_what_has_the_name(hub: Any) -> None:
     ]
 
 
-def test_a_subscription_learns_an_alias_that_is_given_later(own_hub: Any) -> None:
+def test_a_subscription_learns_an_alias_that_is_given_later(own_hub: Hub) -> None:
     subscription = subscribe(own_hub, "quote_asked")
 
     own_hub.sql(
@@ -107,7 +108,7 @@ def test_a_subscription_learns_an_alias_that_is_given_later(own_hub: Any) -> Non
     assert delivered(own_hub, subscription) == asked
 
 
-def test_a_replay_by_an_alias_finds_what_has_the_name(hub: Any) -> None:
+def test_a_replay_by_an_alias_finds_what_has_the_name(hub: Hub) -> None:
     subscription = subscribe(hub, "email.received")
     insert(hub, "email")
     hub.sql(
@@ -128,7 +129,7 @@ def test_a_replay_by_an_alias_finds_what_has_the_name(hub: Any) -> None:
     assert matched == [1, 1, 0]
 
 
-def test_an_alias_means_one_thing(hub: Any) -> None:
+def test_an_alias_means_one_thing(hub: Hub) -> None:
     with pytest.raises(Exception, match=r"a name of form\.submitted"):
         hub.sql(
             "insert into public.event_types (name, description, aliases) values ('form.sent', '', '{form_submit}')"
@@ -137,7 +138,7 @@ def test_an_alias_means_one_thing(hub: Any) -> None:
 
 @pytest.mark.parametrize("field", ["kind", "event", "event_type", "type"])
 @pytest.mark.parametrize("said", ["form_submit", "booking", "lead", "booking.placed"])
-def test_a_posted_kind_is_understood_by_any_of_its_names(hub: Any, field: str, said: str) -> None:
+def test_a_posted_kind_is_understood_by_any_of_its_names(hub: Hub, field: str, said: str) -> None:
     answer = post(hub, email=somebody(), **{field: said})
 
     stored = hub.rows(
@@ -148,7 +149,7 @@ def test_a_posted_kind_is_understood_by_any_of_its_names(hub: Any, field: str, s
 
 
 @pytest.mark.parametrize("said", ["voice_call", "email.received"])
-def test_a_call_or_an_e_mail_finds_its_contact_and_makes_no_lead(hub: Any, said: str) -> None:
+def test_a_call_or_an_e_mail_finds_its_contact_and_makes_no_lead(hub: Hub, said: str) -> None:
     answer = post(hub, kind=said, email=somebody())
 
     stored = hub.rows(
@@ -168,7 +169,7 @@ def test_a_call_or_an_e_mail_finds_its_contact_and_makes_no_lead(hub: Any, said:
         {"type": UNKNOWN, "timestamp": "2026-11-21T00:00:00Z", "data": {"email": "ann@example.com"}},
     ],
 )
-def test_an_unknown_kind_is_stored_as_it_came_marked_and_visible(hub: Any, form: dict[str, Any]) -> None:
+def test_an_unknown_kind_is_stored_as_it_came_marked_and_visible(hub: Hub, form: dict[str, Any]) -> None:
     leads = hub.rows("select count(*) from public.leads")
 
     answer = post(hub, **form)
@@ -187,7 +188,7 @@ def test_an_unknown_kind_is_stored_as_it_came_marked_and_visible(hub: Any, form:
     assert hub.rows("select count(*) from public.deliveries where event_id = %s", rest[0]["id"]) == [(0,)]
 
 
-def test_what_came_under_an_unknown_kind_is_worked_on_once_it_is_named(hub: Any) -> None:
+def test_what_came_under_an_unknown_kind_is_worked_on_once_it_is_named(hub: Hub) -> None:
     kind = f"quote_{uuid.uuid4().hex[:8]}"
     first = post(hub, event=kind.upper(), name="Jo Smith", email=somebody(), service="switchboard").json()
 
@@ -205,15 +206,15 @@ def test_what_came_under_an_unknown_kind_is_worked_on_once_it_is_named(hub: Any)
 
 
 @pytest.mark.parametrize(("kind", "means"), [("garden_party", "no.such"), ("two words", "form.submitted")])
-def test_a_kind_is_named_by_a_word_for_what_is_known(hub: Any, kind: str, means: str) -> None:
+def test_a_kind_is_named_by_a_word_for_what_is_known(hub: Hub, kind: str, means: str) -> None:
     assert name_kind(hub, kind, means).status_code == 422
 
 
-def test_only_who_holds_the_secret_key_names_kinds(hub: Any) -> None:
+def test_only_who_holds_the_secret_key_names_kinds(hub: Hub) -> None:
     assert hub.rpc("name_kind", "ADMIN", kind="party", means="form.submitted").status_code == 403
 
 
-def name_kind(hub: Any, kind: str, means: str) -> httpx.Response:
+def name_kind(hub: Hub, kind: str, means: str) -> httpx.Response:
     return web.post(
         f"{hub.url}/rest/v1/rpc/name_kind",
         json={"kind": kind, "means": means},
@@ -221,7 +222,7 @@ def name_kind(hub: Any, kind: str, means: str) -> httpx.Response:
     )
 
 
-def test_who_asks_for_an_unknown_kind_gets_it(hub: Any) -> None:
+def test_who_asks_for_an_unknown_kind_gets_it(hub: Hub) -> None:
     subscription = subscribe(hub, "comet.*")
 
     id = post(hub, kind="comet.passed").json()["event_id"]
@@ -242,13 +243,13 @@ def test_who_asks_for_an_unknown_kind_gets_it(hub: Any) -> None:
         {"kind": ""},
     ],
 )
-def test_a_field_of_a_form_is_not_taken_for_a_kind(hub: Any, form: dict[str, Any]) -> None:
+def test_a_field_of_a_form_is_not_taken_for_a_kind(hub: Hub, form: dict[str, Any]) -> None:
     answer = post(hub, email=somebody(), **form)
 
     assert event(hub, answer.json()["event_id"]) == ("form.submitted", False)
 
 
-def test_a_webhook_is_read_by_what_its_data_says(hub: Any) -> None:
+def test_a_webhook_is_read_by_what_its_data_says(hub: Hub) -> None:
     answer = post(
         hub, type="form_submit", timestamp="2026-11-21T00:00:00Z", data={"email": somebody(), "name": "Jo"}
     )
@@ -260,7 +261,7 @@ def test_a_webhook_is_read_by_what_its_data_says(hub: Any) -> None:
     assert stored == [("form.submitted", "Jo")]
 
 
-def test_a_site_cannot_say_what_only_the_hub_knows(hub: Any) -> None:
+def test_a_site_cannot_say_what_only_the_hub_knows(hub: Hub) -> None:
     answer = post(hub, kind="lead.qualified", email=somebody(), score=100)
 
     stored = hub.rows(
@@ -271,14 +272,14 @@ def test_a_site_cannot_say_what_only_the_hub_knows(hub: Any) -> None:
 
 
 @pytest.mark.parametrize("said", ["form_submit", "booking"])
-def test_what_somebody_asks_for_needs_a_way_to_answer_under_any_name(hub: Any, said: str) -> None:
+def test_what_somebody_asks_for_needs_a_way_to_answer_under_any_name(hub: Hub, said: str) -> None:
     answer = post(hub, kind=said, email="no address")
 
     assert answer.status_code == 422
     assert {detail["field"] for detail in answer.json()["error"]["details"]} == {"email", "phone"}
 
 
-def test_every_kind_has_a_schema_and_a_sample_that_fits_it(hub: Any) -> None:
+def test_every_kind_has_a_schema_and_a_sample_that_fits_it(hub: Hub) -> None:
     kinds = {
         name: (schema, sample)
         for name, schema, sample in hub.rows("select name, schema, sample from public.event_types")

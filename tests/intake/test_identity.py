@@ -69,6 +69,7 @@ def test_the_short_cut_for_addresses_never_differs_from_the_library(
 @given(region=st.sampled_from(REGIONS), data=st.data())
 def test_the_short_cut_for_numbers_never_differs_from_the_library(region: str, data: st.DataObject) -> None:
     sample = phonenumbers.example_number_for_type(region, phonenumbers.PhoneNumberType.MOBILE)
+    assert sample is not None
     start = data.draw(
         st.sampled_from(["", "0", "00", "1", f"+{sample.country_code}", f"+{sample.country_code} 0"])
     )

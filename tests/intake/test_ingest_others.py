@@ -5,22 +5,23 @@ from typing import Any
 
 import httpx
 import pytest
-from support.hubs import web
+from support.hubs import Hub, web
 
 
-def post(hub: Any, site: str, **form: Any) -> httpx.Response:
+def post(hub: Hub, site: str, **form: Any) -> httpx.Response:
     secret = hub.env[f"{site.upper()}_WEBHOOK_SECRET"]
     return web.post(
         f"{hub.url}/functions/v1/ingest-{site}", json=form, headers={"x-webhook-secret": secret}, timeout=30
     )
 
 
-def stored(hub: Any, answer: httpx.Response) -> tuple[str, dict[str, Any]]:
+def stored(hub: Hub, answer: httpx.Response) -> tuple[str, dict[str, Any]]:
     assert answer.status_code == 202, answer.text
-    return hub.rows("select type, data from public.events where id = %s", answer.json()["event_id"])[0]
+    [(type, data)] = hub.rows("select type, data from public.events where id = %s", answer.json()["event_id"])
+    return type, data
 
 
-def score_of(hub: Any, answer: httpx.Response) -> list[str]:
+def score_of(hub: Hub, answer: httpx.Response) -> list[str]:
     query = "select reasons from public.agent_actions where event_id = %s"
     event = answer.json()["event_id"]
     assert hub.until(lambda: bool(hub.rows(query, event)))
@@ -32,7 +33,7 @@ def email() -> str:
     return f"{uuid.uuid4().hex}@example.com"
 
 
-def test_three_sites_make_three_rows_and_one_person_is_one_contact(own_hub: Any) -> None:
+def test_three_sites_make_three_rows_and_one_person_is_one_contact(own_hub: Hub) -> None:
     person = {"name": "Jo Smith", "email": "jo@example.com", "message": "Please call."}
 
     answers = [post(own_hub, site, **person) for site in ("prime", "akf", "cleanjet")]
@@ -52,7 +53,7 @@ def test_three_sites_make_three_rows_and_one_person_is_one_contact(own_hub: Any)
     ]
 
 
-def test_akf_is_read_in_its_own_words_and_kept_as_it_came(hub: Any, email: str) -> None:
+def test_akf_is_read_in_its_own_words_and_kept_as_it_came(hub: Hub, email: str) -> None:
     form = {
         "your_name": "Ann Lee",
         "your_email": email,
@@ -89,7 +90,7 @@ def test_akf_is_read_in_its_own_words_and_kept_as_it_came(hub: Any, email: str) 
     assert any("$25,000" in reason for reason in reasons)
 
 
-def test_cleanjet_tells_a_booking_from_a_form(hub: Any, email: str) -> None:
+def test_cleanjet_tells_a_booking_from_a_form(hub: Hub, email: str) -> None:
     person = {
         "full_name": "Ann Lee",
         "email_address": email,
@@ -145,7 +146,7 @@ def test_cleanjet_tells_a_booking_from_a_form(hub: Any, email: str) -> None:
     ],
 )
 def test_a_slot_is_read_as_a_time_if_it_is_one(
-    hub: Any, email: str, sent: dict[str, Any], read: str | None
+    hub: Hub, email: str, sent: dict[str, Any], read: str | None
 ) -> None:
     kind, data = stored(hub, post(hub, "cleanjet", email=email, **sent))
 
@@ -169,21 +170,21 @@ def test_a_slot_is_read_as_a_time_if_it_is_one(
         (["Weekly"], "weekly"),
     ],
 )
-def test_a_recurrence_is_one_of_four_if_it_says_one(hub: Any, email: str, sent: Any, read: str) -> None:
+def test_a_recurrence_is_one_of_four_if_it_says_one(hub: Hub, email: str, sent: Any, read: str) -> None:
     answer = post(hub, "cleanjet", email=email, slot="2026-12-01", recurrence=sent)
 
     assert stored(hub, answer)[1]["recurrence"] == read
 
 
 @pytest.mark.parametrize("said", ["form_submit", "booking.cancelled"])
-def test_what_a_form_says_it_is_goes_before_what_it_looks_like(hub: Any, email: str, said: str) -> None:
+def test_what_a_form_says_it_is_goes_before_what_it_looks_like(hub: Hub, email: str, said: str) -> None:
     kind, data = stored(hub, post(hub, "cleanjet", email=email, event=said, slot="2026-12-01"))
 
     assert kind == {"form_submit": "form.submitted"}.get(said, said)
     assert data["form"]["slot"] == "2026-12-01"
 
 
-def test_every_booking_has_one_action_of_the_qualifier(own_hub: Any) -> None:
+def test_every_booking_has_one_action_of_the_qualifier(own_hub: Hub) -> None:
     for number in range(10):
         post(own_hub, "cleanjet", email=f"p{number}@example.com", slot="2026-12-01", address="Ponsonby")
         post(own_hub, "cleanjet", email=f"p{number}@example.com", message="hello")
@@ -198,7 +199,7 @@ def test_every_booking_has_one_action_of_the_qualifier(own_hub: Any) -> None:
     assert own_hub.rows("select count(*) from public.leads where score is null") == [(0,)]
 
 
-def test_the_same_booking_twice_is_one(hub: Any, email: str) -> None:
+def test_the_same_booking_twice_is_one(hub: Hub, email: str) -> None:
     answers = [post(hub, "cleanjet", email=email, slot="2026-12-01").json() for _ in range(2)]
 
     assert [answer["duplicate"] for answer in answers] == [False, True]

@@ -3,18 +3,20 @@
 import concurrent.futures
 import json
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
 import pytest
-from support.hubs import web
+from support.hubs import Hub, web
+
+type Post = Callable[..., httpx.Response]
 
 PATH = "/functions/v1/ingest-prime"
 
 
 @pytest.fixture(scope="module")
-def http(hub: Any) -> Iterator[httpx.Client]:
+def http(hub: Hub) -> Iterator[httpx.Client]:
     limits = httpx.Limits(max_connections=64)
     with httpx.Client(base_url=hub.url, timeout=30, limits=limits) as client:
         yield client
@@ -33,7 +35,7 @@ def form() -> dict[str, Any]:
 
 
 @pytest.fixture
-def post(hub: Any, http: httpx.Client) -> Any:
+def post(hub: Hub, http: httpx.Client) -> Post:
     def send(form: dict[str, Any], key: str | None = None, **headers: Any) -> httpx.Response:
         headers = {"x-webhook-secret": hub.env["PRIME_WEBHOOK_SECRET"], **headers}
         if key:
@@ -43,19 +45,19 @@ def post(hub: Any, http: httpx.Client) -> Any:
     return send
 
 
-def all_at_once(calls: int, call: Any) -> list[httpx.Response]:
+def all_at_once(calls: int, call: Callable[[int], httpx.Response]) -> list[httpx.Response]:
     with concurrent.futures.ThreadPoolExecutor(64) as pool:
         return list(pool.map(call, range(calls)))
 
 
-def count(hub: Any, table: str) -> int:
+def count(hub: Hub, table: str) -> int:
     """Rows of a table; of events those of sites, for the qualifier writes some of its own meanwhile."""
     own = " where source like 'site:%'" if table == "events" else ""
     return int(hub.rows(f"select count(*) from public.{table}{own}")[0][0])
 
 
 def test_a_form_becomes_a_contact_a_lead_an_event_and_a_delivery(
-    hub: Any, post: Any, form: dict[str, Any]
+    hub: Hub, post: Post, form: dict[str, Any]
 ) -> None:
     answer = post({**form, "phone": "021 555 0147"})
 
@@ -95,7 +97,7 @@ def test_a_form_becomes_a_contact_a_lead_an_event_and_a_delivery(
     ) == [(1,)]
 
 
-def test_the_trace_of_the_caller_goes_on(hub: Any, post: Any, form: dict[str, Any]) -> None:
+def test_the_trace_of_the_caller_goes_on(hub: Hub, post: Post, form: dict[str, Any]) -> None:
     trace = uuid.uuid4().hex
 
     answer = post(form, traceparent=f"00-{trace}-00f067aa0ba902b7-01")
@@ -108,7 +110,7 @@ def test_the_trace_of_the_caller_goes_on(hub: Any, post: Any, form: dict[str, An
 
 
 def test_sixty_four_posts_of_one_new_person_make_one_contact(
-    hub: Any, post: Any, form: dict[str, Any]
+    hub: Hub, post: Post, form: dict[str, Any]
 ) -> None:
     answers = all_at_once(
         64, lambda number: post({**form, "phone": "0215550199"}, key=f"{form['email']}-{number}")
@@ -122,7 +124,7 @@ def test_sixty_four_posts_of_one_new_person_make_one_contact(
 
 
 def test_the_same_key_sixty_four_times_makes_one_event_and_equal_answers(
-    hub: Any, post: Any, form: dict[str, Any]
+    hub: Hub, post: Post, form: dict[str, Any]
 ) -> None:
     answers = all_at_once(64, lambda _: post(form, key=form["email"]))
 
@@ -134,7 +136,7 @@ def test_the_same_key_sixty_four_times_makes_one_event_and_equal_answers(
     ) == [(1,)]
 
 
-def test_the_same_key_with_another_body_is_refused(hub: Any, post: Any, form: dict[str, Any]) -> None:
+def test_the_same_key_with_another_body_is_refused(hub: Hub, post: Post, form: dict[str, Any]) -> None:
     first = post(form, key=form["email"])
     events = count(hub, "receipts")
 
@@ -146,7 +148,7 @@ def test_the_same_key_with_another_body_is_refused(hub: Any, post: Any, form: di
 
 
 def test_without_a_key_the_forms_own_id_or_its_content_is_the_key(
-    hub: Any, post: Any, form: dict[str, Any]
+    hub: Hub, post: Post, form: dict[str, Any]
 ) -> None:
     by_content = [post(form).json() for _ in range(2)]
     by_own_id = [post({**form, "submission_id": form["email"]}).json() for _ in range(2)]
@@ -157,7 +159,7 @@ def test_without_a_key_the_forms_own_id_or_its_content_is_the_key(
     assert post(form).json()["duplicate"] is False
 
 
-def test_a_filled_honeypot_is_accepted_and_quarantined(hub: Any, post: Any, form: dict[str, Any]) -> None:
+def test_a_filled_honeypot_is_accepted_and_quarantined(hub: Hub, post: Post, form: dict[str, Any]) -> None:
     contacts = count(hub, "contacts")
 
     answer = post({**form, "website_url": "https://spam.example"})
@@ -174,7 +176,9 @@ def test_a_filled_honeypot_is_accepted_and_quarantined(hub: Any, post: Any, form
     ) == [(0,)]
 
 
-def test_a_form_that_nobody_can_answer_is_refused_by_field(hub: Any, post: Any, form: dict[str, Any]) -> None:
+def test_a_form_that_nobody_can_answer_is_refused_by_field(
+    hub: Hub, post: Post, form: dict[str, Any]
+) -> None:
     before = count(hub, "events")
 
     answer = post({"name": "Jo", "email": "not an address", "message": "hello"})
@@ -186,7 +190,7 @@ def test_a_form_that_nobody_can_answer_is_refused_by_field(hub: Any, post: Any, 
 
 @pytest.mark.parametrize("secret", ["", "wrong", b"\xc3\xa4", "AKF_WEBHOOK_SECRET"])
 def test_another_secret_stores_nothing(
-    hub: Any, post: Any, form: dict[str, Any], secret: str | bytes
+    hub: Hub, post: Post, form: dict[str, Any], secret: str | bytes
 ) -> None:
     before = count(hub, "events"), count(hub, "contacts"), count(hub, "receipts")
 
@@ -205,12 +209,13 @@ def test_a_wrong_secret_is_told_before_anything_of_the_body_is_read(http: httpx.
     assert answer.status_code == 401
 
 
-def test_two_secrets_are_valid_while_one_replaces_the_other(own_hub: Any) -> None:
+def test_two_secrets_are_valid_while_one_replaces_the_other(own_hub: Hub) -> None:
     old, new = own_hub.env["PRIME_WEBHOOK_SECRET"], "a-new-secret-of-prime-0001"
     own_hub.sql("select private.set_site_secret('prime', %s, interval '1 hour')", new)
-    send = lambda secret, key: web.post(  # noqa: E731
-        own_hub.url + PATH, json={"email": f"{key}@example.com"}, headers={"x-webhook-secret": secret}
-    )
+
+    def send(secret: str, key: str) -> httpx.Response:
+        headers = {"x-webhook-secret": secret}
+        return web.post(own_hub.url + PATH, json={"email": f"{key}@example.com"}, headers=headers)
 
     assert (send(old, "a").status_code, send(new, "b").status_code) == (202, 202)
     own_hub.sql("update private.site_secrets set valid_to = now() where valid_to is not null")
@@ -218,7 +223,7 @@ def test_two_secrets_are_valid_while_one_replaces_the_other(own_hub: Any) -> Non
     assert own_hub.rows("select count(*) from public.receipts") == [(3,)]
 
 
-def test_a_failure_between_any_two_writes_leaves_nothing(own_hub: Any) -> None:
+def test_a_failure_between_any_two_writes_leaves_nothing(own_hub: Hub) -> None:
     own_hub.sql(
         "create function private.fail_now() returns trigger language plpgsql as $$ begin raise exception 'planted'; end $$"
     )
@@ -260,7 +265,7 @@ DEEP = b'{"email": "a@example.com", "x": ' + b"[" * 500 + b"]" * 500 + b"}"
     ],
 )
 def test_bad_input_gets_a_clear_error(
-    hub: Any, http: httpx.Client, body: bytes, content_type: str, status: int
+    hub: Hub, http: httpx.Client, body: bytes, content_type: str, status: int
 ) -> None:
     before = count(hub, "events")
 
@@ -283,9 +288,9 @@ def test_another_method_names_the_right_one(http: httpx.Client) -> None:
 
 @pytest.mark.parametrize("encoding", ["data", "files"])
 def test_browser_forms_are_understood(
-    hub: Any, http: httpx.Client, form: dict[str, Any], encoding: str
+    hub: Hub, http: httpx.Client, form: dict[str, Any], encoding: str
 ) -> None:
-    fields = {name: (None, value) for name, value in form.items()} if encoding == "files" else form
+    fields: Any = {name: (None, value) for name, value in form.items()} if encoding == "files" else form
 
     answer = http.post(
         PATH, headers={"x-webhook-secret": hub.env["PRIME_WEBHOOK_SECRET"]}, **{encoding: fields}
@@ -296,7 +301,7 @@ def test_browser_forms_are_understood(
     assert stored == [(form,)]
 
 
-def test_browsers_of_the_sites_own_origin_may_post(hub: Any, http: httpx.Client) -> None:
+def test_browsers_of_the_sites_own_origin_may_post(hub: Hub, http: httpx.Client) -> None:
     ours = hub.rows("select url from public.sites where slug = 'prime'")[0][0]
     preflight = {"access-control-request-method": "POST", "access-control-request-headers": "content-type"}
 
@@ -309,7 +314,7 @@ def test_browsers_of_the_sites_own_origin_may_post(hub: Any, http: httpx.Client)
 
 
 def test_people_see_it_over_rest_as_soon_as_it_is_answered(
-    hub: Any, http: httpx.Client, post: Any, form: dict[str, Any]
+    hub: Hub, http: httpx.Client, post: Post, form: dict[str, Any]
 ) -> None:
     recorded = post(form).json()
     apikey = {"apikey": hub.env["SUPABASE_PUBLISHABLE_KEY"]}
@@ -330,7 +335,7 @@ def test_people_see_it_over_rest_as_soon_as_it_is_answered(
 
 
 def test_an_unusable_phone_beside_a_usable_address_is_kept_not_refused(
-    hub: Any, post: Any, form: dict[str, Any]
+    hub: Hub, post: Post, form: dict[str, Any]
 ) -> None:
     answer = post({**form, "phone": "call the office"})
 
@@ -344,7 +349,7 @@ def test_an_unusable_phone_beside_a_usable_address_is_kept_not_refused(
     [{"message": {"rooms": 3}}, {"message": "x" * 20_000}, {"phone": ["021 555 0147"]}, {"_gotcha": False}],
 )
 def test_a_field_that_cannot_be_read_is_kept_not_refused(
-    hub: Any, post: Any, form: dict[str, Any], field: dict[str, Any]
+    hub: Hub, post: Post, form: dict[str, Any], field: dict[str, Any]
 ) -> None:
     answer = post({**form, **field})
 
@@ -355,11 +360,11 @@ def test_a_field_that_cannot_be_read_is_kept_not_refused(
     assert stored == [("form.submitted", {**form, **field})]
 
 
-def test_a_key_of_the_longest_allowed_length_is_accepted(post: Any, form: dict[str, Any]) -> None:
+def test_a_key_of_the_longest_allowed_length_is_accepted(post: Post, form: dict[str, Any]) -> None:
     assert post(form, key=(form["email"] + "x" * 255)[:255]).status_code == 202
 
 
-def test_a_known_phone_without_a_name_does_not_take_a_strangers_address_in(post: Any) -> None:
+def test_a_known_phone_without_a_name_does_not_take_a_strangers_address_in(post: Post) -> None:
     phone = f"0215{uuid.uuid4().int % 1_000_000:06d}"
     known = post({"name": "Jo Smith", "phone": phone, "message": "one"}).json()["contact_id"]
 
@@ -368,7 +373,7 @@ def test_a_known_phone_without_a_name_does_not_take_a_strangers_address_in(post:
     assert stranger != known
 
 
-def test_a_shared_phone_decides_only_when_the_name_agrees(hub: Any, post: Any) -> None:
+def test_a_shared_phone_decides_only_when_the_name_agrees(hub: Hub, post: Post) -> None:
     phone = f"0215{uuid.uuid4().int % 1_000_000:06d}"
     jo = post({"name": "Jo Smith", "phone": phone, "message": "one"}).json()["contact_id"]
     same = post({"name": "smith, jo", "phone": phone, "message": "two"}).json()["contact_id"]
@@ -383,7 +388,7 @@ def test_a_shared_phone_decides_only_when_the_name_agrees(hub: Any, post: Any) -
     assert candidates == [tuple(sorted((jo, other)))]
 
 
-def test_no_log_line_holds_a_secret_or_a_person(hub: Any, post: Any, form: dict[str, Any]) -> None:
+def test_no_log_line_holds_a_secret_or_a_person(hub: Hub, post: Post, form: dict[str, Any]) -> None:
     post({**form, "phone": "021 555 0188", "name": "Canary Person"})
     post({**form, "email": "broken@", "phone": "021 555 0188x9"})
 
@@ -401,7 +406,7 @@ def test_no_log_line_holds_a_secret_or_a_person(hub: Any, post: Any, form: dict[
     assert found == []
 
 
-def test_sql_sees_one_form_as_json(hub: Any, post: Any, form: dict[str, Any]) -> None:
+def test_sql_sees_one_form_as_json(hub: Hub, post: Post, form: dict[str, Any]) -> None:
     answer = post({**form, "message": "a 'quoted' \"text\" with \\ and ;-- drop"})
 
     stored = hub.rows(
@@ -411,9 +416,9 @@ def test_sql_sees_one_form_as_json(hub: Any, post: Any, form: dict[str, Any]) ->
 
 
 @pytest.mark.parametrize("sent_as", ["json", "data"])
-def test_an_id_without_a_letter_is_none(http: httpx.Client, hub: Any, sent_as: str) -> None:
+def test_an_id_without_a_letter_is_none(http: httpx.Client, hub: Hub, sent_as: str) -> None:
     secret = {"x-webhook-secret": hub.env["PRIME_WEBHOOK_SECRET"]}
-    forms = [
+    forms: list[Any] = [
         {"email": f"{uuid.uuid4().hex}@example.com", "submission_id": blank} for blank in (" ", "  ", "\t")
     ]
 
@@ -423,7 +428,7 @@ def test_an_id_without_a_letter_is_none(http: httpx.Client, hub: Any, sent_as: s
     assert len({answer.json()["contact_id"] for answer in answers}) == 3
 
 
-def test_json_that_a_sender_calls_a_form_is_read_as_json(http: httpx.Client, hub: Any) -> None:
+def test_json_that_a_sender_calls_a_form_is_read_as_json(http: httpx.Client, hub: Hub) -> None:
     email = f"{uuid.uuid4().hex}@example.com"
 
     answer = http.post(
@@ -441,7 +446,7 @@ def test_json_that_a_sender_calls_a_form_is_read_as_json(http: httpx.Client, hub
     ]
 
 
-def test_a_body_of_very_many_entries_is_refused(http: httpx.Client, hub: Any) -> None:
+def test_a_body_of_very_many_entries_is_refused(http: httpx.Client, hub: Hub) -> None:
     names = ",".join(f'"{number}":1' for number in range(60_000))
 
     answer = http.post(

@@ -17,7 +17,7 @@ from typing import Any
 
 import httpx
 import pytest
-from support.hubs import web
+from support.hubs import Hub, web
 from support.partner_sites import TOKEN, Partner, Reply, item, serving
 from support.recorded import submission
 from support.scale import scaled
@@ -30,7 +30,7 @@ from shared.outbound.client import Client
 class Source:
     """A row of pull_sources for a site of the test's own, and the partner behind it."""
 
-    hub: Any
+    hub: Hub
     partner: Partner
     id: str
     name: str
@@ -101,7 +101,7 @@ class Source:
         )
 
 
-def add_source(hub: Any, partner: Partner, **columns: Any) -> Source:
+def add_source(hub: Hub, partner: Partner, **columns: Any) -> Source:
     name = f"partner-{uuid.uuid4().hex[:10]}"
     hub.sql(
         "insert into public.sites (org_id, number, slug, name, url) select id,"
@@ -130,7 +130,7 @@ def partner() -> Iterator[Partner]:
 
 
 @pytest.fixture
-def source(hub: Any, partner: Partner) -> Iterator[Source]:
+def source(hub: Hub, partner: Partner) -> Iterator[Source]:
     source = add_source(hub, partner)
     yield source
     source.set(enabled=False)
@@ -149,7 +149,7 @@ def test_250_items_become_250_events_and_a_second_pull_adds_nothing(source: Sour
     assert [query.get("cursor") for query in partner.asked] == [None, "100", "200", "250"]
 
 
-def test_an_item_becomes_what_its_push_would_have_been(hub: Any, source: Source, partner: Partner) -> None:
+def test_an_item_becomes_what_its_push_would_have_been(hub: Hub, source: Source, partner: Partner) -> None:
     partner.items = [item(7, phone="021 555 0147", kind="form_submit", colour="green")]
 
     source.pull()
@@ -271,7 +271,6 @@ def test_two_items_of_the_same_words_are_two_events(source: Source, partner: Par
 
 def test_a_list_by_time_is_read_from_the_last_time(source: Source, partner: Partner) -> None:
     source.set(paging="since", page_size=50)
-    partner.page_since = True
     source.set(cursor="2026-01-01T00:00:00Z")
     partner.items.sort(key=lambda each: each["occurred_at"])
 
@@ -364,7 +363,7 @@ def test_pushes_and_pulls_at_once_make_one_event_of_each(source: Source, partner
 
 
 def test_a_form_that_came_through_the_sites_own_function_is_not_pulled_again(
-    hub: Any, source: Source, partner: Partner
+    hub: Hub, source: Source, partner: Partner
 ) -> None:
     hub.sql(
         "update public.pull_sources set site_id = sites.id from public.sites"
@@ -521,7 +520,7 @@ def test_an_item_that_sql_refuses_is_kept_and_stops_nothing(source: Source, part
 
 
 def test_a_failed_item_is_read_again_when_a_person_says_so(
-    hub: Any, source: Source, partner: Partner
+    hub: Hub, source: Source, partner: Partner
 ) -> None:
     partner.items = [{"nr": 1, **form(1)}, item(2, email="none")]
     source.pull()
@@ -555,7 +554,7 @@ def test_an_item_that_its_partner_has_mended_is_resolved(source: Source, partner
 # The watermark -----------------------------------------------------------------------------------------------------------
 
 
-def test_the_watermark_is_when_the_end_was_reached_and_people_see_it(hub: Any, source: Source) -> None:
+def test_the_watermark_is_when_the_end_was_reached_and_people_see_it(hub: Hub, source: Source) -> None:
     before = datetime.now(UTC).replace(microsecond=0) - timedelta(seconds=1)
 
     source.pull()
@@ -822,7 +821,7 @@ def test_the_clock_kicks_it(own_hub: Any, partner: Partner) -> None:
 # Kills ----------------------------------------------------------------------------------------------------------------------
 
 
-def test_killed_at_item_100_the_rerun_makes_250_events(own_hub: Any, partner: Partner) -> None:
+def test_killed_at_item_100_the_rerun_makes_250_events(own_hub: Hub, partner: Partner) -> None:
     source = add_source(own_hub, partner)
     own_hub.sql(
         "create function private.stop_here() returns trigger language plpgsql as $$ begin"
@@ -848,7 +847,7 @@ def test_killed_at_item_100_the_rerun_makes_250_events(own_hub: Any, partner: Pa
 
 
 @pytest.mark.timeout(200)
-def test_250_items_are_250_events_through_kills_of_everything(own_hub: Any, partner: Partner) -> None:
+def test_250_items_are_250_events_through_kills_of_everything(own_hub: Hub, partner: Partner) -> None:
     source = add_source(own_hub, partner, page_size=scaled(40, 10))
     partner.pause = 0.1
     chance = random.Random(7)

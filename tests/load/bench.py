@@ -19,7 +19,6 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import uvloop
 from support.hubs import Hub, free_port, postgres_binary, running_hub
@@ -333,7 +332,7 @@ def measure_cold_start(hub: Hub, source: Path) -> None:
     print(f"cold start, process start → first stored event: median {statistics.median(times) * 1000:.0f} ms")
 
 
-async def first_answer(send: Callable[[], Awaitable[Any]]) -> None:
+async def first_answer[Answer](send: Callable[..., Awaitable[Answer]]) -> Answer:
     while True:
         with contextlib.suppress(OSError):
             return await send()

@@ -11,7 +11,8 @@ import random
 import signal
 import time
 from dataclasses import dataclass, field
-from typing import Any
+
+from support.hubs import Hub
 
 from load.client import Connection
 
@@ -41,7 +42,7 @@ def submission(number: int) -> bytes:
     ).encode()
 
 
-async def send(hub: Any, work: asyncio.Queue[int], history: History) -> None:
+async def send(hub: Hub, work: asyncio.Queue[int], history: History) -> None:
     connection = Connection("127.0.0.1", hub.port)
     while True:
         try:
@@ -75,7 +76,7 @@ async def send(hub: Any, work: asyncio.Queue[int], history: History) -> None:
             history.refused.append(f"{number}: never answered")
 
 
-async def kill(hub: Any, names: list[str], every: float, history: History, chance: random.Random) -> None:
+async def kill(hub: Hub, names: list[str], every: float, history: History, chance: random.Random) -> None:
     while True:
         await asyncio.sleep(every * chance.uniform(0.5, 1.5))
         name = chance.choice(names)
@@ -92,7 +93,7 @@ async def kill(hub: Any, names: list[str], every: float, history: History, chanc
 
 
 async def bombard(
-    hub: Any, submissions: int, names: list[str], every: float = 2.0, connections: int = 16, seed: int = 1
+    hub: Hub, submissions: int, names: list[str], every: float = 2.0, connections: int = 16, seed: int = 1
 ) -> History:
     history = History()
     chance = random.Random(seed)
@@ -113,11 +114,11 @@ async def bombard(
 UNFINISHED = "select count(*) from public.deliveries where status in ('pending', 'running', 'failed')"
 
 
-def wait_until_still(hub: Any, seconds: float = 60) -> bool:
+def wait_until_still(hub: Hub, seconds: float = 60) -> bool:
     return bool(hub.until(lambda: hub.rows(UNFINISHED) == [(0,)], seconds))
 
 
-def violations(hub: Any, history: History, submissions: int) -> list[str]:
+def violations(hub: Hub, history: History, submissions: int) -> list[str]:
     """Everything that is not as it was answered."""
     found = list(history.refused)
 

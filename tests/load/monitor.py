@@ -77,7 +77,7 @@ def fill(hub: Hub) -> None:
 
 def timed(connection: psycopg.Connection, statement: str) -> tuple[float, Any]:
     began = time.perf_counter()
-    row = connection.execute(statement).fetchone()  # type: ignore[arg-type]
+    row = connection.execute(statement).fetchone()
     return (time.perf_counter() - began) * 1000, row and row[0]
 
 
@@ -91,7 +91,7 @@ def plans(hub: Hub, statement: str, slower_than_ms: int) -> None:
             "set auto_explain.log_nested_statements = on; set auto_explain.log_analyze = on;"
             " set auto_explain.log_timing = off; set client_min_messages = log"
         )
-        connection.execute(statement)  # type: ignore[arg-type]
+        connection.execute(statement)
 
 
 def main() -> int:

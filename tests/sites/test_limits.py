@@ -4,7 +4,7 @@ import concurrent.futures
 import contextlib
 import json
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
@@ -14,11 +14,13 @@ from support.signing import Sender, client, page_key
 
 from shared.web.requests import Request
 
+type Limit = Callable[..., None]
+
 LIMITS = ("max_per_second", "max_per_second_from_pages", "max_per_minute_per_address")
 
 
 @pytest.fixture
-def limit(hub: Any) -> Iterator[Any]:
+def limit(hub: Hub) -> Iterator[Limit]:
     """Sets limits of CleanJet, for the time of a test; what was counted before is forgotten."""
 
     def set_limits(**limits: int) -> None:
@@ -45,7 +47,7 @@ def a_form() -> bytes:
     return json.dumps({"email_address": f"{uuid.uuid4().hex}@example.com"}).encode()
 
 
-def receipts(hub: Any) -> int:
+def receipts(hub: Hub) -> int:
     return int(hub.rows("select count(*) from public.receipts")[0][0])
 
 
@@ -124,9 +126,10 @@ def test_a_forged_header_chooses_no_other_address(limit: Any, page: Sender) -> N
 
 def test_page_tokens_are_limited_by_address_apart_from_forms(hub: Any, limit: Any, page: Sender) -> None:
     limit(max_per_minute_per_address=2)
-    ask = lambda: client().get(  # noqa: E731
-        f"{hub.url}/functions/v1/page-token?site=cleanjet", headers={"origin": page.origin}
-    )
+
+    def ask() -> httpx.Response:
+        url = f"{hub.url}/functions/v1/page-token?site=cleanjet"
+        return client().get(url, headers={"origin": page.origin})
 
     answers = [ask() for _ in range(4)]
 
@@ -152,7 +155,7 @@ def test_an_address_that_is_refused_uses_up_nothing_of_its_sites(hub: Any, limit
     assert statuses(others) == [202]
 
 
-def test_two_submissions_of_a_site_do_not_wait_for_each_other(hub: Any) -> None:
+def test_two_submissions_of_a_site_do_not_wait_for_each_other(hub: Hub) -> None:
     take = "select private.take_site_turn(id, 'sender', 500) from public.sites where slug = 'prime'"
     with (
         psycopg.connect(hub.env["ADMIN_DATABASE_URL"]) as one,
@@ -162,7 +165,7 @@ def test_two_submissions_of_a_site_do_not_wait_for_each_other(hub: Any) -> None:
         other.execute(take)
 
 
-def test_many_at_once_get_about_the_burst_and_not_more(hub: Any) -> None:
+def test_many_at_once_get_about_the_burst_and_not_more(hub: Hub) -> None:
     hub.sql("update public.sites set max_per_second = 1 where slug = 'akf'")
     take = "select private.take_site_turn(id, 'sender', max_per_second) from public.sites where slug = 'akf'"
 
@@ -200,7 +203,7 @@ def test_a_rate_that_was_lowered_locks_nobody_out(hub: Any, limit: Any, server: 
     assert int(refused.headers["retry-after"]) <= 2
 
 
-def test_turns_taken_at_the_same_instant_are_all_counted(hub: Any, limit: Any) -> None:
+def test_turns_taken_at_the_same_instant_are_all_counted(hub: Hub, limit: Limit) -> None:
     limit(max_per_second=1)
     take = "select private.take_site_turn(id, 'sender', 1) from public.sites where slug = 'cleanjet'"
     hub.sql(take)

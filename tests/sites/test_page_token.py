@@ -20,7 +20,7 @@ def page(hub: Any) -> Sender:
     return Sender(hub, "prime", "page", page_key(hub, "prime"))
 
 
-def ask(hub: Any, site: str, origin: str | None) -> httpx.Response:
+def ask(hub: Hub, site: str, origin: str | None) -> httpx.Response:
     headers = {"origin": origin} if origin else {}
     return client().get(f"{hub.url}/functions/v1/page-token", params={"site": site}, headers=headers)
 
@@ -50,7 +50,7 @@ def test_a_page_asks_for_a_token_and_posts_with_it(hub: Any, page: Sender) -> No
     ("site", "origin"),
     [("prime", ELSEWHERE), ("prime", None), ("prime", "null"), ("nowhere", ELSEWHERE)],
 )
-def test_no_token_is_given_to_another_origin_or_for_no_site(hub: Any, site: str, origin: str | None) -> None:
+def test_no_token_is_given_to_another_origin_or_for_no_site(hub: Hub, site: str, origin: str | None) -> None:
     answer = ask(hub, site, origin)
 
     assert (answer.status_code, answer.json()["error"]["code"]) == (401, "unauthorized")
@@ -60,14 +60,14 @@ def test_no_token_is_given_to_another_origin_or_for_no_site(hub: Any, site: str,
 @pytest.mark.parametrize(
     "site", ["", "\0", "prime\0", "Prime", "p", "prime\n", "'", "é" * 9, "a" * 64, "x" * 9_000]
 )
-def test_what_no_site_can_be_called_is_refused_by_name(hub: Any, site: str) -> None:
+def test_what_no_site_can_be_called_is_refused_by_name(hub: Hub, site: str) -> None:
     answer = ask(hub, site, ELSEWHERE)
 
     assert answer.status_code == 422
     assert [detail["field"] for detail in answer.json()["error"]["details"]] == ["site"]
 
 
-def test_a_site_that_lists_no_origin_gives_no_token(own_hub: Any) -> None:
+def test_a_site_that_lists_no_origin_gives_no_token(own_hub: Hub) -> None:
     origin = own_hub.rows("select url from public.sites where slug = 'prime'")[0][0]
     own_hub.sql("update public.sites set allowed_origins = '{}' where slug = 'prime'")
 
@@ -187,7 +187,7 @@ def test_a_page_cannot_take_a_key_that_a_server_will_use(hub: Any, page: Sender)
     assert answer.json()["duplicate"] is False
 
 
-def test_secrets_of_servers_and_keys_of_pages_do_not_end_each_other(own_hub: Any) -> None:
+def test_secrets_of_servers_and_keys_of_pages_do_not_end_each_other(own_hub: Hub) -> None:
     give_secret(own_hub, "prime", "hmac", new_secret("hmac"), "0")
 
     own_hub.sql("select private.new_site_secret('prime', 'page')")

@@ -14,8 +14,12 @@ import psycopg
 import pytest
 from emulator.auth.people import seed_user
 from emulator.state import State
-from supabase_auth import AsyncGoTrueClient, AuthResponse, Session, SyncGoTrueClient
+from supabase_auth import AsyncGoTrueClient, AuthResponse, Session, SyncGoTrueClient, User
 from supabase_auth.errors import AuthApiError
+from supabase_auth.types import SignInWithEmailAndPasswordCredentials, SignOutScope
+from support.hubs import Hub
+
+type Client = Callable[[], SyncGoTrueClient]
 
 
 @dataclass
@@ -25,19 +29,19 @@ class Person:
     password: str
 
     @property
-    def credentials(self) -> dict[str, str]:
+    def credentials(self) -> SignInWithEmailAndPasswordCredentials:
         return {"email": self.email, "password": self.password}
 
 
 @pytest.fixture
-def person(hub: Any) -> Person:
+def person(hub: Hub) -> Person:
     """Somebody of this test's own, so that no other test is signed out by it."""
     email, password = f"{uuid.uuid4().hex}@example.com", "correct horse battery staple"
     return Person(seed(hub, email, password), email, password)
 
 
 @pytest.fixture
-def client(hub: Any) -> Iterator[Callable[[], SyncGoTrueClient]]:
+def client(hub: Hub) -> Iterator[Client]:
     """Makes clients: each is one browser."""
     clients: list[SyncGoTrueClient] = []
 
@@ -51,16 +55,16 @@ def client(hub: Any) -> Iterator[Callable[[], SyncGoTrueClient]]:
 
 
 @pytest.fixture
-def api(hub: Any) -> Iterator[httpx.Client]:
+def api(hub: Hub) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=f"{hub.url}/auth/v1", headers=key(hub)) as api:
         yield api
 
 
-def key(hub: Any) -> dict[str, str]:
+def key(hub: Hub) -> dict[str, str]:
     return {"apikey": hub.env["SUPABASE_PUBLISHABLE_KEY"]}
 
 
-def seed(hub: Any, email: str, password: str) -> uuid.UUID:
+def seed(hub: Hub, email: str, password: str) -> uuid.UUID:
     async def insert() -> uuid.UUID:
         url = State(hub.state).database_url("supabase_admin")
         async with await psycopg.AsyncConnection.connect(url) as connection:
@@ -75,13 +79,25 @@ def sign_in(client: SyncGoTrueClient, person: Person) -> Session:
     return session
 
 
+def renewed(client: SyncGoTrueClient, token: str | None = None) -> Session:
+    session = client.refresh_session(token).session
+    assert session is not None
+    return session
+
+
+def user_of(client: SyncGoTrueClient, access_token: str | None = None) -> User:
+    answer = client.get_user(access_token)
+    assert answer is not None
+    return answer.user
+
+
 def refused(api: httpx.Client, refresh_token: str) -> str:
     answer = api.post("/token?grant_type=refresh_token", json={"refresh_token": refresh_token})
     assert answer.status_code == 400
     return str(answer.json()["error_code"])
 
 
-def age_tokens(hub: Any, person: Person) -> None:
+def age_tokens(hub: Hub, person: Person) -> None:
     """As if eleven seconds had passed since each of them was last used."""
     hub.sql(
         "update auth.refresh_tokens set updated_at = updated_at - interval '11 s' where user_id = %(id)s",
@@ -90,15 +106,17 @@ def age_tokens(hub: Any, person: Person) -> None:
 
 
 @pytest.mark.parametrize("who", ["ADMIN", "OPERATOR", "CLOSER", "VIEWER"])
-def test_each_of_the_four_people_signs_in(hub: Any, client: Any, who: str) -> None:
+def test_each_of_the_four_people_signs_in(hub: Hub, client: Client, who: str) -> None:
     browser = client()
 
     answer = browser.sign_in_with_password(
         {"email": hub.env[f"{who}_EMAIL"], "password": hub.env[f"{who}_PASSWORD"]}
     )
 
-    claims = browser.get_claims()["claims"]
-    assert browser.get_user().user.email == answer.user.email == hub.env[f"{who}_EMAIL"]
+    found: Any = browser.get_claims()
+    claims = found["claims"]
+    assert answer.user is not None
+    assert user_of(browser).email == answer.user.email == hub.env[f"{who}_EMAIL"]
     assert (claims["sub"], claims["role"], claims["aud"]) == (
         answer.user.id,
         "authenticated",
@@ -107,25 +125,28 @@ def test_each_of_the_four_people_signs_in(hub: Any, client: Any, who: str) -> No
     assert claims["iss"] == f"{hub.url}/auth/v1"
 
 
-def test_the_asynchronous_client_signs_in_refreshes_and_signs_out(hub: Any, person: Person) -> None:
+def test_the_asynchronous_client_signs_in_refreshes_and_signs_out(hub: Hub, person: Person) -> None:
     async def visit() -> None:
         browser = AsyncGoTrueClient(url=f"{hub.url}/auth/v1", headers=key(hub), auto_refresh_token=False)
         first = (await browser.sign_in_with_password(person.credentials)).session
         second = (await browser.refresh_session()).session
-        user = await browser.get_user()
+        answer = await browser.get_user()
+        assert first is not None
+        assert second is not None
+        assert answer is not None
         await browser.sign_out()
         with pytest.raises(AuthApiError) as signed_out:
             await browser.get_user(second.access_token)
         await browser.close()
 
         assert first.refresh_token != second.refresh_token
-        assert user.user.id == str(person.id)
+        assert answer.user.id == str(person.id)
         assert signed_out.value.code == "session_not_found"
 
     asyncio.run(visit())
 
 
-def test_an_email_address_may_be_typed_in_capitals(client: Any, person: Person) -> None:
+def test_an_email_address_may_be_typed_in_capitals(client: Client, person: Person) -> None:
     answer: AuthResponse = client().sign_in_with_password(
         {"email": f" {person.email.upper()}", "password": person.password}
     )
@@ -134,7 +155,7 @@ def test_an_email_address_may_be_typed_in_capitals(client: Any, person: Person) 
     assert answer.user.email == person.email
 
 
-def test_seeding_a_person_again_changes_nothing(hub: Any, client: Any, person: Person) -> None:
+def test_seeding_a_person_again_changes_nothing(hub: Hub, client: Client, person: Person) -> None:
     again = seed(hub, person.email, "another password")
 
     assert again == person.id
@@ -180,7 +201,7 @@ def test_no_odd_password_gets_in(api: httpx.Client, person: Person, password: st
     ],
 )
 def test_a_person_who_may_not_is_not_let_in(
-    hub: Any, client: Any, person: Person, state: str, code: str
+    hub: Hub, client: Client, person: Person, state: str, code: str
 ) -> None:
     hub.sql(f"update auth.users set {state} where id = %(id)s", id=person.id)
 
@@ -190,7 +211,7 @@ def test_a_person_who_may_not_is_not_let_in(
     assert refusal.value.code == code
 
 
-def test_a_ban_ends_what_was_begun(hub: Any, client: Any, person: Person) -> None:
+def test_a_ban_ends_what_was_begun(hub: Hub, client: Client, person: Person) -> None:
     browser = client()
     session = sign_in(browser, person)
     hub.sql("update auth.users set banned_until = now() + interval '1 hour' where id = %(id)s", id=person.id)
@@ -204,46 +225,46 @@ def test_a_ban_ends_what_was_begun(hub: Any, client: Any, person: Person) -> Non
     assert (refreshing.value.status, refreshing.value.code) == (400, "user_banned")
 
 
-def test_a_refresh_replaces_both_tokens(client: Any, person: Person) -> None:
+def test_a_refresh_replaces_both_tokens(client: Client, person: Person) -> None:
     browser = client()
     first = sign_in(browser, person)
 
-    second = browser.refresh_session().session
+    second = renewed(browser)
 
     assert second.refresh_token != first.refresh_token
-    assert browser.get_user(second.access_token).user.id == str(person.id)
+    assert user_of(browser, second.access_token).id == str(person.id)
 
 
-def test_a_refresh_whose_answer_was_lost_may_be_repeated(hub: Any, client: Any, person: Person) -> None:
+def test_a_refresh_whose_answer_was_lost_may_be_repeated(hub: Hub, client: Client, person: Person) -> None:
     browser = client()
     first = sign_in(browser, person)
-    lost = browser.refresh_session(first.refresh_token).session
+    lost = renewed(browser, first.refresh_token)
     age_tokens(hub, person)
 
-    again = browser.refresh_session(first.refresh_token).session
+    again = renewed(browser, first.refresh_token)
 
     assert again.refresh_token == lost.refresh_token
 
 
-def test_a_refresh_token_may_race_for_ten_seconds(client: Any, person: Person) -> None:
+def test_a_refresh_token_may_race_for_ten_seconds(client: Client, person: Person) -> None:
     browser = client()
     first = sign_in(browser, person)
-    second = browser.refresh_session(first.refresh_token).session
+    second = renewed(browser, first.refresh_token)
     browser.refresh_session(second.refresh_token)
 
-    raced = browser.refresh_session(first.refresh_token).session
+    raced = renewed(browser, first.refresh_token)
 
-    assert browser.get_user(raced.access_token).user.id == str(person.id)
+    assert user_of(browser, raced.access_token).id == str(person.id)
 
 
 def test_a_stolen_refresh_token_ends_its_family(
-    hub: Any, client: Any, api: httpx.Client, person: Person
+    hub: Hub, client: Client, api: httpx.Client, person: Person
 ) -> None:
     browser, elsewhere = client(), client()
     other = sign_in(elsewhere, person)
     stolen = sign_in(browser, person).refresh_token
-    second = browser.refresh_session(stolen).session
-    third = browser.refresh_session(second.refresh_token).session
+    second = renewed(browser, stolen)
+    third = renewed(browser, second.refresh_token)
     age_tokens(hub, person)
 
     assert refused(api, stolen) == "refresh_token_already_used"
@@ -252,7 +273,7 @@ def test_a_stolen_refresh_token_ends_its_family(
 
 
 def test_parallel_refreshes_of_one_token_are_answered_alike(
-    hub: Any, api: httpx.Client, client: Any, person: Person
+    hub: Hub, api: httpx.Client, client: Client, person: Person
 ) -> None:
     token = sign_in(client(), person).refresh_token
 
@@ -284,7 +305,7 @@ def test_an_unknown_refresh_token_is_refused(api: httpx.Client) -> None:
     [("global", [False, False]), ("local", [False, True]), ("others", [True, False])],
 )
 def test_signing_out_ends_the_sessions_of_its_scope(
-    client: Any, person: Person, scope: Any, still_signed_in: list[bool]
+    client: Client, person: Person, scope: SignOutScope, still_signed_in: list[bool]
 ) -> None:
     here, there = client(), client()
     sessions = [sign_in(here, person), sign_in(there, person)]
@@ -303,7 +324,7 @@ def is_signed_in(client: SyncGoTrueClient, session: Session) -> bool:
         raise
 
 
-def test_a_new_password_replaces_the_old_and_ends_other_sessions(client: Any, person: Person) -> None:
+def test_a_new_password_replaces_the_old_and_ends_other_sessions(client: Client, person: Person) -> None:
     here, there = client(), client()
     elsewhere = sign_in(there, person)
     mine = sign_in(here, person)
@@ -326,7 +347,7 @@ def test_a_new_password_replaces_the_old_and_ends_other_sessions(client: Any, pe
     ],
 )
 def test_a_bad_new_password_is_refused(
-    api: httpx.Client, client: Any, person: Person, password: str, code: str
+    api: httpx.Client, client: Client, person: Person, password: str, code: str
 ) -> None:
     token = sign_in(client(), person).access_token
 
@@ -335,7 +356,7 @@ def test_a_bad_new_password_is_refused(
     assert (answer.status_code, answer.json()["error_code"]) == (422, code)
 
 
-def test_what_a_person_says_about_themselves_is_merged(client: Any, person: Person) -> None:
+def test_what_a_person_says_about_themselves_is_merged(client: Client, person: Person) -> None:
     browser = client()
     sign_in(browser, person)
 
@@ -347,7 +368,7 @@ def test_what_a_person_says_about_themselves_is_merged(client: Any, person: Pers
 
 @pytest.mark.parametrize("number", ["1e999", "-1e999", "NaN", "Infinity", "9" * 5000])
 def test_a_number_that_nothing_can_hold_is_the_senders_fault(
-    api: httpx.Client, client: Any, person: Person, number: str
+    api: httpx.Client, client: Client, person: Person, number: str
 ) -> None:
     token = sign_in(client(), person).access_token
 
@@ -360,7 +381,7 @@ def test_a_number_that_nothing_can_hold_is_the_senders_fault(
 
 @pytest.mark.parametrize("letter", ["x", "é", "\U0001f600"])
 def test_nobody_says_so_much_about_themselves_that_their_token_fits_nowhere(
-    api: httpx.Client, client: Any, person: Person, letter: str
+    api: httpx.Client, client: Client, person: Person, letter: str
 ) -> None:
     token = sign_in(client(), person).access_token
     piece = letter * 300

@@ -489,6 +489,9 @@ server.run(gateway(Path(sys.argv[2]), echo), socket.socket(fileno=int(sys.argv[1
 """
 
 
+type Start = Callable[[], subprocess.Popen[bytes]]
+
+
 @pytest.fixture
 def listening() -> Iterator[socket.socket]:
     with socket.create_server(("127.0.0.1", 0)) as listening:
@@ -496,7 +499,7 @@ def listening() -> Iterator[socket.socket]:
 
 
 @pytest.fixture
-def start(listening: socket.socket, tmp_path: Path) -> Iterator[Callable[[], subprocess.Popen[bytes]]]:
+def start(listening: socket.socket, tmp_path: Path) -> Iterator[Start]:
     """Starts gateways as the supervisor does: each inherits the one listening socket."""
     with ExitStack() as started:
 
@@ -519,7 +522,7 @@ def address(listening: socket.socket) -> str:
     return f"http://127.0.0.1:{listening.getsockname()[1]}"
 
 
-def test_a_killed_gateway_refuses_nobody(listening: socket.socket, start: Any) -> None:
+def test_a_killed_gateway_refuses_nobody(listening: socket.socket, start: Start) -> None:
     url = address(listening)
     first = start()
     assert web.get(f"{url}/health", timeout=20).status_code == 200
@@ -533,7 +536,9 @@ def test_a_killed_gateway_refuses_nobody(listening: socket.socket, start: Any) -
     assert waiting.result().status_code == 200
 
 
-def test_a_gateway_that_is_told_to_stop_finishes_what_it_began(listening: socket.socket, start: Any) -> None:
+def test_a_gateway_that_is_told_to_stop_finishes_what_it_began(
+    listening: socket.socket, start: Start
+) -> None:
     gateway = start()
     with connection(address(listening), timeout=20) as wire:
         wire.sendall(

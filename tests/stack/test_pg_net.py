@@ -97,7 +97,7 @@ def answer_to(hub: Hub, request: int) -> dict[str, Any]:
 
     assert hub.until(lambda: bool(find()))
     [(answer,)] = find()
-    return answer
+    return dict(answer)
 
 
 def get(hub: Hub, url: str, **arguments: Any) -> int:
@@ -106,7 +106,7 @@ def get(hub: Hub, url: str, **arguments: Any) -> int:
         url=url,
         timeout=arguments.get("timeout", 5000),
     )
-    return request
+    return int(request)
 
 
 def test_a_post_arrives_as_it_was_written(hub: Hub, receiver: Receiver) -> None:

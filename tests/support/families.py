@@ -1,6 +1,8 @@
 """What must be so of contacts at any time, merged or not: statements that answer nothing."""
 
-from typing import Any
+from uuid import UUID
+
+from support.hubs import Hub
 
 INVARIANTS = {
     "a merge names the contact that is seen, not one that is merged itself": """
@@ -55,11 +57,11 @@ STATE = {
 }
 
 
-def broken(hub: Any, org: Any) -> list[str]:
+def broken(hub: Hub, org: UUID) -> list[str]:
     return [name for name, statement in INVARIANTS.items() if hub.rows(statement, org=org)]
 
 
-def state(hub: Any, org: Any) -> dict[str, list[str]]:
+def state(hub: Hub, org: UUID) -> dict[str, list[str]]:
     return {
         table: sorted(
             text

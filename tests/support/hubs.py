@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import httpx
 import psycopg
@@ -24,6 +24,12 @@ ROOT = Path(__file__).parents[2]
 
 # One for all: to make a client costs more than its request. A kept connection may be one of before a kill.
 web = httpx.Client(timeout=30, limits=httpx.Limits(max_keepalive_connections=0))
+
+
+class Post(Protocol):
+    """Sends a form of these fields, and answers what the hub said."""
+
+    def __call__(self, **form: Any) -> dict[str, Any]: ...
 
 
 @dataclass
@@ -115,8 +121,11 @@ class Hub:
                 return
         raise TimeoutError(f"the job {name} does not begin")
 
-    def until(self, is_so: Callable[[], bool], seconds: float = 20) -> bool:
-        """Whether it came true in time; a database that is away just now counts as not yet."""
+    def until(self, is_so: Callable[..., bool], seconds: float = 20) -> bool:
+        """Whether it came true in time; a database that is away just now counts as not yet.
+
+        A lambda in a loop may hold what it waits for as a default.
+        """
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             with contextlib.suppress(psycopg.OperationalError):
@@ -216,7 +225,7 @@ def running_hub(prepared: Path | None = None, root: Path = ROOT, **environment: 
     with new_state() as state:
         if prepared:
             subprocess.run(["cp", "-a", prepared, state], check=True)
-        hub = start_hub(state, root=root, **environment)
+        hub = start_hub(state, 0, root, **environment)
         try:
             yield hub
         finally:

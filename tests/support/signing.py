@@ -11,6 +11,7 @@ from functools import cache
 from typing import Any
 
 import httpx
+from support.hubs import Hub
 
 
 @cache
@@ -24,7 +25,7 @@ def client(source: str = "127.0.0.1") -> httpx.Client:
 class Sender:
     """A site of a hub, with the secret by which it proves itself."""
 
-    hub: Any
+    hub: Hub
     slug: str
     kind: str
     secret: str
@@ -98,7 +99,7 @@ def give_secret(hub: Any, slug: str, kind: str, secret: str, old_valid_for: str 
     return site
 
 
-def page_key(hub: Any, slug: str) -> str:
+def page_key(hub: Hub, slug: str) -> str:
     query = (
         "select private.plain_key(vault_id) from private.site_secrets join public.sites on sites.id = site_id"
         " where slug = %s and kind = 'page' order by valid_from desc limit 1"

@@ -10,6 +10,7 @@ import httpx
 import pytest
 from emulator.state import State
 from emulator.tokens import Tokens
+from support.hubs import Hub
 from support.recorded import submission
 
 MEMBERS = {"admin", "operator", "closer", "viewer"}
@@ -136,7 +137,7 @@ select %(org)s, contact.id, other.id, 'test', now() from contact cross join othe
 class Tenant:
     """An organization with rows in every table, and its people's tokens."""
 
-    def __init__(self, hub: Any, name: str) -> None:
+    def __init__(self, hub: Hub, name: str) -> None:
         self.name = name
         hub.sql(FILL, org=name)
         self.id = hub.rows("select id from public.organizations where slug = %s", name)[0][0]
@@ -192,7 +193,7 @@ class Tenant:
 
 
 @pytest.fixture(scope="module")
-def tenants(hub: Any) -> Iterator[tuple[Tenant, Tenant]]:
+def tenants(hub: Hub) -> Iterator[tuple[Tenant, Tenant]]:
     # What changes here shall be what somebody changed.
     switch = "select cron.alter_job(jobid, active => %s) from cron.job where jobname in ('tick_monitors', 'watch', 'run_invariants')"
     hub.sql(switch, False)
@@ -201,20 +202,20 @@ def tenants(hub: Any) -> Iterator[tuple[Tenant, Tenant]]:
 
 
 @pytest.fixture(scope="module")
-def rest(hub: Any) -> Iterator[httpx.Client]:
+def rest(hub: Hub) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=f"{hub.url}/rest/v1", timeout=30) as client:
         yield client
 
 
 def organization_of(table: str, row: dict[str, Any]) -> str:
-    return row["id"] if table == "organizations" else row["org_id"]
+    return str(row["id"] if table == "organizations" else row["org_id"])
 
 
 def is_refused(answer: httpx.Response) -> bool:
     return answer.status_code in (400, 401, 403)
 
 
-def fingerprint(hub: Any) -> dict[str, Any]:
+def fingerprint(hub: Hub) -> dict[str, Any]:
     """What stands in every table, so that no attempt leaves a trace unseen."""
     return {
         table: hub.rows(
@@ -224,7 +225,7 @@ def fingerprint(hub: Any) -> dict[str, Any]:
     }
 
 
-def test_the_matrix_names_every_table(hub: Any) -> None:
+def test_the_matrix_names_every_table(hub: Hub) -> None:
     tables = hub.rows(
         "select relname from pg_class where relnamespace = 'public'::regnamespace and relkind in ('r', 'p', 'v', 'm')"
     )
@@ -232,7 +233,7 @@ def test_the_matrix_names_every_table(hub: Any) -> None:
     assert {name for (name,) in tables} == set(READERS)
 
 
-def test_every_table_has_forced_row_level_security(hub: Any) -> None:
+def test_every_table_has_forced_row_level_security(hub: Hub) -> None:
     open_tables = hub.rows(
         "select relname from pg_class where relnamespace = 'public'::regnamespace and relkind in ('r', 'p')"
         " and not (relrowsecurity and relforcerowsecurity)"
@@ -257,7 +258,7 @@ def test_nobody_reads_another_organizations_rows(
 
 @pytest.mark.parametrize("table", sorted(READERS))
 def test_anonymous_callers_reach_nothing(
-    hub: Any, rest: httpx.Client, tenants: tuple[Tenant, Tenant], table: str
+    hub: Hub, rest: httpx.Client, tenants: tuple[Tenant, Tenant], table: str
 ) -> None:
     headers = {"apikey": hub.env["SUPABASE_PUBLISHABLE_KEY"]}
     before = fingerprint(hub)
@@ -276,7 +277,7 @@ def test_anonymous_callers_reach_nothing(
 
 @pytest.mark.parametrize("table", sorted(READERS))
 def test_nobody_writes_what_is_not_theirs(
-    hub: Any, rest: httpx.Client, tenants: tuple[Tenant, Tenant], table: str
+    hub: Hub, rest: httpx.Client, tenants: tuple[Tenant, Tenant], table: str
 ) -> None:
     ours, theirs = tenants
     key = (
@@ -316,7 +317,7 @@ def test_nobody_writes_what_is_not_theirs(
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE"])
 def test_a_view_is_written_by_nobody_not_even_with_the_secret_key(
-    hub: Any, rest: httpx.Client, method: str
+    hub: Hub, rest: httpx.Client, method: str
 ) -> None:
     headers = {"apikey": hub.env["SUPABASE_SECRET_KEY"]}
     views = hub.rows(
@@ -335,7 +336,7 @@ def test_a_view_is_written_by_nobody_not_even_with_the_secret_key(
 
 
 def test_each_role_changes_exactly_the_columns_it_may(
-    hub: Any, rest: httpx.Client, tenants: tuple[Tenant, Tenant]
+    hub: Hub, rest: httpx.Client, tenants: tuple[Tenant, Tenant]
 ) -> None:
     ours, _ = tenants
     allowed: dict[str, dict[str, set[str]]] = {}
@@ -369,7 +370,7 @@ def test_each_role_changes_exactly_the_columns_it_may(
 
 
 def test_a_removed_member_has_no_access_at_the_next_request(
-    hub: Any, rest: httpx.Client, tenants: tuple[Tenant, Tenant]
+    hub: Hub, rest: httpx.Client, tenants: tuple[Tenant, Tenant]
 ) -> None:
     tenant = tenants[1]
     before = rest.get("/contacts", headers=tenant.headers["viewer"]).json()
@@ -393,7 +394,7 @@ def test_members_see_the_ways_in_of_their_own_sites_alone(
         }
 
 
-def test_the_services_role_executes_hub_functions_and_reads_no_table(hub: Any) -> None:
+def test_the_services_role_executes_hub_functions_and_reads_no_table(hub: Hub) -> None:
     readable = hub.rows(
         "select nspname || '.' || relname from pg_class join pg_namespace on pg_namespace.oid = relnamespace"
         " where relkind in ('r', 'p', 'v', 'm', 'S') and nspname not like 'pg\\_%%' and nspname <> 'information_schema'"
@@ -421,7 +422,7 @@ def test_the_services_role_executes_hub_functions_and_reads_no_table(hub: Any) -
     assert (callable_elsewhere, doors) == ([], [])
 
 
-def test_api_roles_hold_no_rights_that_policies_do_not_limit(hub: Any) -> None:
+def test_api_roles_hold_no_rights_that_policies_do_not_limit(hub: Hub) -> None:
     left_over = hub.rows(
         "select relname, role from pg_class cross join unnest(array['anon', 'authenticated', 'service_role']) as role"
         " where relnamespace in ('public'::regnamespace, 'private'::regnamespace) and relkind in ('r', 'p')"

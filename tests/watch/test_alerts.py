@@ -9,42 +9,43 @@ import psycopg
 import pytest
 from emulator.state import State
 from emulator.tokens import Tokens
-from support.hubs import web
+from support.hubs import Hub, web
 
 
 @pytest.fixture
-def org(hub: Any) -> Any:
+def org(hub: Hub) -> uuid.UUID:
     name = f"alerts-{uuid.uuid4().hex[:10]}"
-    return hub.rows("insert into public.organizations (slug, name) values (%s, %s) returning id", name, name)[
-        0
-    ][0]
+    org: uuid.UUID = hub.rows(
+        "insert into public.organizations (slug, name) values (%s, %s) returning id", name, name
+    )[0][0]
+    return org
 
 
-def open_alert(hub: Any, org: Any, subject: str = "a", **more: Any) -> bool:
+def open_alert(hub: Hub, org: uuid.UUID, subject: str = "a", **more: Any) -> bool:
     named = "".join(f", {name} => %({name})s" for name in more)
     call = f"select private.open_alert(%(org)s, 'tried', %(subject)s, 'warning', 'It is so.'{named})"
     return bool(hub.rows(call, org=org, subject=subject, **more)[0][0])
 
 
-def close_alert(hub: Any, org: Any, subject: str = "a") -> bool:
+def close_alert(hub: Hub, org: uuid.UUID, subject: str = "a") -> bool:
     return bool(hub.rows("select private.close_alert(%s, 'tried', %s)", org, subject)[0][0])
 
 
-def told(hub: Any, org: Any) -> list[str]:
+def told(hub: Hub, org: uuid.UUID) -> list[str]:
     rows = hub.rows(
         "select type from public.events where org_id = %s and type like 'alert.%%' order by id", org
     )
     return [type for (type,) in rows]
 
 
-def an_hour_passes(hub: Any, org: Any) -> None:
+def an_hour_passes(hub: Hub, org: uuid.UUID) -> None:
     hub.sql(
         "update private.alert_notices set notified_at = notified_at - interval '1 hour' where org_id = %s",
         org,
     )
 
 
-def test_what_is_seen_again_stays_one_alert_and_is_told_once(hub: Any, org: Any) -> None:
+def test_what_is_seen_again_stays_one_alert_and_is_told_once(hub: Hub, org: uuid.UUID) -> None:
     assert [open_alert(hub, org), open_alert(hub, org), open_alert(hub, org)] == [True, False, False]
 
     assert hub.rows(
@@ -53,14 +54,14 @@ def test_what_is_seen_again_stays_one_alert_and_is_told_once(hub: Any, org: Any)
     assert told(hub, org) == ["alert.opened"]
 
 
-def test_who_learnt_that_it_opened_learns_that_it_closed(hub: Any, org: Any) -> None:
+def test_who_learnt_that_it_opened_learns_that_it_closed(hub: Hub, org: uuid.UUID) -> None:
     open_alert(hub, org)
 
     assert [close_alert(hub, org), close_alert(hub, org)] == [True, False]
     assert told(hub, org) == ["alert.opened", "alert.closed"]
 
 
-def test_what_comes_and_goes_is_told_once_an_hour(hub: Any, org: Any) -> None:
+def test_what_comes_and_goes_is_told_once_an_hour(hub: Hub, org: uuid.UUID) -> None:
     for _ in range(3):
         open_alert(hub, org)
         close_alert(hub, org)
@@ -72,7 +73,7 @@ def test_what_comes_and_goes_is_told_once_an_hour(hub: Any, org: Any) -> None:
     assert told(hub, org) == ["alert.opened", "alert.closed", "alert.opened"]
 
 
-def test_what_was_held_back_is_told_when_the_hour_is_over(hub: Any, org: Any) -> None:
+def test_what_was_held_back_is_told_when_the_hour_is_over(hub: Hub, org: uuid.UUID) -> None:
     open_alert(hub, org)
     close_alert(hub, org)
     open_alert(hub, org)
@@ -86,7 +87,7 @@ def test_what_was_held_back_is_told_when_the_hour_is_over(hub: Any, org: Any) ->
     assert told(hub, org) == ["alert.opened", "alert.closed", "alert.opened"]
 
 
-def test_many_subjects_of_one_topic_are_told_as_one(hub: Any, org: Any) -> None:
+def test_many_subjects_of_one_topic_are_told_as_one(hub: Hub, org: uuid.UUID) -> None:
     for number in range(20):
         open_alert(hub, org, subject=str(number), topic="the partner is down")
 
@@ -94,7 +95,7 @@ def test_many_subjects_of_one_topic_are_told_as_one(hub: Any, org: Any) -> None:
     assert told(hub, org) == ["alert.opened"]
 
 
-def test_the_organization_says_how_often(hub: Any, org: Any) -> None:
+def test_the_organization_says_how_often(hub: Hub, org: uuid.UUID) -> None:
     hub.sql("update public.organizations set alert_every = '0' where id = %s", org)
 
     for _ in range(2):
@@ -104,7 +105,7 @@ def test_the_organization_says_how_often(hub: Any, org: Any) -> None:
     assert told(hub, org) == ["alert.opened", "alert.closed"] * 2
 
 
-def test_ten_that_find_it_at_once_open_one_and_tell_one(hub: Any, org: Any) -> None:
+def test_ten_that_find_it_at_once_open_one_and_tell_one(hub: Hub, org: uuid.UUID) -> None:
     found: list[bool] = []
 
     def find(subject: str) -> None:
@@ -122,7 +123,7 @@ def test_ten_that_find_it_at_once_open_one_and_tell_one(hub: Any, org: Any) -> N
     assert told(hub, org) == ["alert.opened"]
 
 
-def test_an_alert_says_which_event_showed_it(hub: Any, org: Any) -> None:
+def test_an_alert_says_which_event_showed_it(hub: Hub, org: uuid.UUID) -> None:
     event, trace = hub.rows(
         "insert into public.events (org_id, type) values (%s, 'note.kept') returning id, trace_id", org
     )[0]
@@ -141,7 +142,7 @@ def test_an_alert_says_which_event_showed_it(hub: Any, org: Any) -> None:
 
 
 @pytest.fixture
-def people(hub: Any, org: Any) -> dict[str, dict[str, str]]:
+def people(hub: Hub, org: uuid.UUID) -> dict[str, dict[str, str]]:
     """The headers of a person for each role in the organization."""
     keys = State(hub.state).keys
     tokens = Tokens(keys, hub.url)
@@ -161,12 +162,12 @@ def people(hub: Any, org: Any) -> dict[str, dict[str, str]]:
     }
 
 
-def ask(hub: Any, headers: dict[str, str], call: str, alert: Any) -> httpx.Response:
+def ask(hub: Hub, headers: dict[str, str], call: str, alert: Any) -> httpx.Response:
     return web.post(f"{hub.url}/rest/v1/rpc/{call}", json={"alert_id": str(alert)}, headers=headers)
 
 
 def test_operators_acknowledge_and_close_and_it_is_written_down(
-    hub: Any, org: Any, people: dict[str, dict[str, str]]
+    hub: Hub, org: uuid.UUID, people: dict[str, dict[str, str]]
 ) -> None:
     open_alert(hub, org)
     alert = hub.rows("select id from public.alerts where org_id = %s", org)[0][0]
@@ -187,7 +188,7 @@ def test_operators_acknowledge_and_close_and_it_is_written_down(
 
 @pytest.mark.parametrize("role", ["viewer", "closer"])
 def test_others_and_other_organizations_change_no_alert(
-    hub: Any, org: Any, people: dict[str, dict[str, str]], role: str
+    hub: Hub, org: uuid.UUID, people: dict[str, dict[str, str]], role: str
 ) -> None:
     open_alert(hub, org)
     ours = hub.rows("select id from public.alerts where org_id = %s", org)[0][0]

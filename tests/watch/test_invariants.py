@@ -2,11 +2,10 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import psycopg
 import pytest
-from support.hubs import running_hub, web
+from support.hubs import Hub, running_hub, web
 
 REPLICA = "set session_replication_role = replica; "
 OF_TRADES = "(select id from public.organizations where slug = 'trades')"
@@ -75,7 +74,7 @@ BREAKS = {
 
 
 @pytest.fixture(scope="module")
-def kept_hub(prepared_state: Path) -> Iterator[Any]:
+def kept_hub(prepared_state: Path) -> Iterator[Hub]:
     """With a form that was qualified, and a clock that stands: only what a test does happens."""
     with running_hub(prepared_state) as hub:
         hub.submit("prime", {"name": "Jo", "email": "jo@example.com", "message": "A switchboard, please."})
@@ -92,11 +91,11 @@ def kept_hub(prepared_state: Path) -> Iterator[Any]:
         yield hub
 
 
-def run(hub: Any, name: str) -> int:
+def run(hub: Hub, name: str) -> int:
     return int(hub.rows("select private.run_invariant(%s)", name)[0][0])
 
 
-def is_open(hub: Any, name: str, kind: str = "invariant") -> bool:
+def is_open(hub: Hub, name: str, kind: str = "invariant") -> bool:
     rows = hub.rows(
         "select organizations.slug from public.alerts join public.organizations on organizations.id = org_id"
         " where kind = %s and subject = %s and alerts.closed_at is null",
@@ -107,7 +106,7 @@ def is_open(hub: Any, name: str, kind: str = "invariant") -> bool:
     return bool(rows)
 
 
-def add(hub: Any, name: str, sql: str, pauses: str | None = None) -> None:
+def add(hub: Hub, name: str, sql: str, pauses: str | None = None) -> None:
     hub.sql(
         "insert into public.invariants (name, description, sql, pauses) values (%s, 'Made up.', %s, %s)",
         name,
@@ -116,14 +115,14 @@ def add(hub: Any, name: str, sql: str, pauses: str | None = None) -> None:
     )
 
 
-def test_every_invariant_that_is_shipped_is_broken_here(kept_hub: Any) -> None:
+def test_every_invariant_that_is_shipped_is_broken_here(kept_hub: Hub) -> None:
     shipped = kept_hub.rows("select name from public.invariants")
 
     assert {name for (name,) in shipped} == set(BREAKS)
 
 
 @pytest.mark.parametrize("name", BREAKS)
-def test_what_is_broken_is_an_alert_until_it_is_mended(kept_hub: Any, name: str) -> None:
+def test_what_is_broken_is_an_alert_until_it_is_mended(kept_hub: Hub, name: str) -> None:
     breaks, mends = BREAKS[name]
     assert (run(kept_hub, name), is_open(kept_hub, name)) == (0, False)
 
@@ -136,7 +135,7 @@ def test_what_is_broken_is_an_alert_until_it_is_mended(kept_hub: Any, name: str)
     assert (run(kept_hub, name), is_open(kept_hub, name)) == (0, False)
 
 
-def test_a_merge_and_its_undoing_break_none(own_hub: Any) -> None:
+def test_a_merge_and_its_undoing_break_none(own_hub: Hub) -> None:
     for domain in ("com", "org"):
         own_hub.submit("prime", {"name": "Jo", "email": f"jo@example.{domain}"})
     jo, also_jo = own_hub.rows(
@@ -152,7 +151,7 @@ def test_a_merge_and_its_undoing_break_none(own_hub: Any) -> None:
     assert (sum(after_merge), sum(after_undoing)) == (0, 0)
 
 
-def test_a_false_invariant_is_an_alert_within_a_minute(own_hub: Any) -> None:
+def test_a_false_invariant_is_an_alert_within_a_minute(own_hub: Hub) -> None:
     add(own_hub, "pigs_fly", f"select {OF_TRADES} as org_id, 'a pig stands' as found")
 
     assert own_hub.rows("select schedule from cron.job where jobname = 'run_invariants'") == [("30 seconds",)]
@@ -170,7 +169,7 @@ def test_a_false_invariant_is_an_alert_within_a_minute(own_hub: Any) -> None:
     assert "pigs_fly" not in command
 
 
-def test_one_that_fails_or_takes_too_long_stops_no_other(own_hub: Any) -> None:
+def test_one_that_fails_or_takes_too_long_stops_no_other(own_hub: Hub) -> None:
     add(own_hub, "a_slow", "select null::uuid as org_id, pg_sleep(60)::text as found")
     add(own_hub, "b_wrong", "select null::uuid as org_id, (1 / 0)::text as found")
     add(own_hub, "c_after", f"select {OF_TRADES} as org_id, 'so' as found")
@@ -186,7 +185,7 @@ def test_one_that_fails_or_takes_too_long_stops_no_other(own_hub: Any) -> None:
     assert errors == [("a_slow", "it took too long"), ("b_wrong", "22012 division by zero")]
 
 
-def test_it_pauses_the_agent_it_names_once(kept_hub: Any) -> None:
+def test_it_pauses_the_agent_it_names_once(kept_hub: Hub) -> None:
     add(kept_hub, "never_so", f"select {OF_TRADES} as org_id, 'so' as found", pauses="lead-qualifier")
     status = "select status::text from public.agents where name = 'lead-qualifier'"
     try:
@@ -210,7 +209,7 @@ def test_it_pauses_the_agent_it_names_once(kept_hub: Any) -> None:
     assert not is_open(kept_hub, "never_so")
 
 
-def test_a_violation_is_of_its_organization_or_of_all(kept_hub: Any) -> None:
+def test_a_violation_is_of_its_organization_or_of_all(kept_hub: Hub) -> None:
     other = kept_hub.rows(
         "insert into public.organizations (slug, name) values ('other', 'Other') returning id"
     )[0][0]
@@ -242,7 +241,7 @@ def test_a_violation_is_of_its_organization_or_of_all(kept_hub: Any) -> None:
         "select null::uuid as org_id, 'x' as found) as a; delete from public.leads; select from (select 1",
     ],
 )
-def test_it_reads_and_can_do_nothing_else(kept_hub: Any, attempt: str) -> None:
+def test_it_reads_and_can_do_nothing_else(kept_hub: Hub, attempt: str) -> None:
     leads = "select count(*), (select count(*) from vault.secrets), (select count(*) from net.http_request_queue) from public.leads"
     before = kept_hub.rows(leads)
     add(kept_hub, "attempt", attempt)
@@ -266,7 +265,7 @@ def test_it_reads_and_can_do_nothing_else(kept_hub: Any, attempt: str) -> None:
 
 
 @pytest.mark.parametrize("who", ["ADMIN", "service_role"])
-def test_nobody_writes_one_through_rest(kept_hub: Any, who: str) -> None:
+def test_nobody_writes_one_through_rest(kept_hub: Hub, who: str) -> None:
     key = kept_hub.env["SUPABASE_SECRET_KEY" if who == "service_role" else "SUPABASE_PUBLISHABLE_KEY"]
     headers = {"apikey": key}
     if who != "service_role":

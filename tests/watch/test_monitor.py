@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import psycopg
 import pytest
-from support.hubs import web
+from support.hubs import Hub, web
 
 SILENT = "select closed_at is null from public.alerts where kind = 'site_silent' and subject = 'prime'"
 LOOKS = "select decision, outcome::text, reasons from public.agent_actions where agent = 'data-monitor' order by id"
@@ -17,19 +17,19 @@ type Look = Callable[[], dict[str, Any]]
 
 
 @pytest.fixture
-def org(hub: Any) -> Any:
+def org(hub: Hub) -> uuid.UUID:
     """An organization with a monitor that only looks when it is told."""
     name = f"watched-{uuid.uuid4().hex[:10]}"
-    org = hub.rows("insert into public.organizations (slug, name) values (%s, %s) returning id", name, name)[
-        0
-    ][0]
+    org: uuid.UUID = hub.rows(
+        "insert into public.organizations (slug, name) values (%s, %s) returning id", name, name
+    )[0][0]
     hub.sql("select private.add_data_monitor(%s)", name)
     hub.sql("update public.subscriptions set paused = true where org_id = %s", org)
     return org
 
 
 @pytest.fixture
-def look(hub: Any, org: Any) -> Look:
+def look(hub: Hub, org: uuid.UUID) -> Look:
     def run() -> dict[str, Any]:
         checks = "select private.run_checks(org_id, config, null) from public.agent_versions where org_id = %s and version = 1"
         return dict(hub.rows(checks, org)[0][0])
@@ -45,9 +45,10 @@ def subscription(hub: Any, org: Any) -> Any:
         org,
         f"subscription-{uuid.uuid4().hex[:10]}",
     )[0][0]
+    return wish
 
 
-def emit(hub: Any, org: Any, count: int = 1) -> None:
+def emit(hub: Hub, org: uuid.UUID, count: int = 1) -> None:
     hub.sql(
         "insert into public.events (org_id, type) select %s, 'note.kept' from generate_series(1, %s)",
         org,
@@ -55,7 +56,7 @@ def emit(hub: Any, org: Any, count: int = 1) -> None:
     )
 
 
-def fail(hub: Any, org: Any, count: int) -> None:
+def fail(hub: Hub, org: uuid.UUID, count: int) -> None:
     hub.sql(
         "insert into public.delivery_attempts (org_id, delivery_id, attempt, outcome)"
         " select org_id, id, 1, 'retry' from public.deliveries where org_id = %s limit %s",
@@ -64,17 +65,17 @@ def fail(hub: Any, org: Any, count: int) -> None:
     )
 
 
-def alerts(hub: Any, org: Any) -> list[tuple[str, str]]:
+def alerts(hub: Hub, org: uuid.UUID) -> list[tuple[Any, ...]]:
     return hub.rows(
         "select kind, subject from public.alerts where org_id = %s and closed_at is null order by 1, 2", org
     )
 
 
-def tick(hub: Any, minutes: int = 0) -> int:
+def tick(hub: Hub, minutes: int = 0) -> int:
     return int(hub.rows("select private.tick_monitors(now() + make_interval(mins => %s))", minutes)[0][0])
 
 
-def found(hub: Any) -> list[tuple[str, str]]:
+def found(hub: Hub) -> list[tuple[Any, ...]]:
     """What is open after the monitor has looked because it was time."""
     tick(hub)
     assert hub.until(lambda: bool(hub.rows(LOOKS)))
@@ -84,7 +85,7 @@ def found(hub: Any) -> list[tuple[str, str]]:
 # The run ------------------------------------------------------------------------------------------------------------------
 
 
-def test_it_looks_when_it_is_time_and_writes_down_that_nothing_is_wrong(own_hub: Any) -> None:
+def test_it_looks_when_it_is_time_and_writes_down_that_nothing_is_wrong(own_hub: Hub) -> None:
     # As cron would, were it a quarter past.
     own_hub.run_job("tick_monitors")
 
@@ -94,14 +95,14 @@ def test_it_looks_when_it_is_time_and_writes_down_that_nothing_is_wrong(own_hub:
     assert schedule == [("*/15 * * * *",)]
 
 
-def test_two_ticks_of_a_quarter_are_one(own_hub: Any) -> None:
+def test_two_ticks_of_a_quarter_are_one(own_hub: Hub) -> None:
     made = [tick(own_hub), tick(own_hub), tick(own_hub, minutes=15)]
 
     assert made == [1, 0, 1]
     assert own_hub.rows("select count(*) from public.events where type = 'monitor.due'") == [(2,)]
 
 
-def test_a_silent_site_is_one_alert_until_its_next_form(own_hub: Any) -> None:
+def test_a_silent_site_is_one_alert_until_its_next_form(own_hub: Hub) -> None:
     own_hub.sql("update public.sites set business_hours = '{}'")
     own_hub.sql(
         "insert into public.events (id, org_id, site_id, type, source)"
@@ -128,7 +129,7 @@ def test_a_silent_site_is_one_alert_until_its_next_form(own_hub: Any) -> None:
     assert told == [("alert.opened",), ("alert.closed",)]
 
 
-def test_after_a_pause_it_looks_once_and_not_for_every_quarter_that_passed(own_hub: Any) -> None:
+def test_after_a_pause_it_looks_once_and_not_for_every_quarter_that_passed(own_hub: Hub) -> None:
     own_hub.sql("update public.agents set status = 'paused' where name = 'data-monitor'")
     assert tick(own_hub) == 0
     own_hub.sql(
@@ -142,7 +143,7 @@ def test_after_a_pause_it_looks_once_and_not_for_every_quarter_that_passed(own_h
     assert len(own_hub.rows(LOOKS)) == 1
 
 
-def test_a_monitor_that_does_not_run_makes_the_hub_unready(own_hub: Any) -> None:
+def test_a_monitor_that_does_not_run_makes_the_hub_unready(own_hub: Hub) -> None:
     def ready() -> httpx.Response:
         return web.get(f"{own_hub.url}/functions/v1/ready")
 
@@ -271,7 +272,7 @@ def test_a_sender_that_loops_is_found_and_a_busy_hour_is_not(
     assert found(own_hub) == [("duplicates_spike", "prime")] * is_found
 
 
-def test_a_form_that_is_sent_again_and_again_under_its_key_is_found(own_hub: Any) -> None:
+def test_a_form_that_is_sent_again_and_again_under_its_key_is_found(own_hub: Hub) -> None:
     answers = [own_hub.submit("akf", {"email": "jo@example.com", "submission_id": "one"}) for _ in range(60)]
     assert [answer["duplicate"] for answer in answers] == [False, *[True] * 59]
     counted = "select sum(count)::int from public.refusals where reason = 'duplicate'"
@@ -286,7 +287,7 @@ def test_a_form_that_is_sent_again_and_again_under_its_key_is_found(own_hub: Any
     ]
 
 
-def test_a_pull_that_has_no_success_is_found(own_hub: Any) -> None:
+def test_a_pull_that_has_no_success_is_found(own_hub: Hub) -> None:
     own_hub.sql(
         "insert into public.pull_sources (org_id, site_id, name, url, last_success_at, created_at, enabled, next_at)"
         " select org_id, id, source.name, 'https://pulled.example/' || source.name, now() - source.ago, now() - source.old,"
@@ -305,7 +306,7 @@ def test_a_pull_that_has_no_success_is_found(own_hub: Any) -> None:
 
 
 def test_items_that_wait_for_a_person_are_one_alert_until_all_are_decided(
-    hub: Any, org: Any, look: Look
+    hub: Hub, org: uuid.UUID, look: Look
 ) -> None:
     hub.sql(
         "with site as (insert into public.sites (org_id, number, slug, name, url)"
@@ -331,7 +332,7 @@ def test_items_that_wait_for_a_person_are_one_alert_until_all_are_decided(
     assert look()["closed"] == ["pull_failed list"]
 
 
-def refuse(hub: Any, site: str, times: int) -> None:
+def refuse(hub: Hub, site: str, times: int) -> None:
     """So many posts with a wrong secret, each counted."""
     counted = "select coalesce(sum(count), 0)::int from public.refusals where reason = 'secret'"
     before = hub.rows(counted)[0][0]
@@ -341,7 +342,7 @@ def refuse(hub: Any, site: str, times: int) -> None:
     assert hub.until(lambda: hub.rows(counted) == [(before + times,)])
 
 
-def test_a_site_that_refuses_many_signatures_is_found(own_hub: Any) -> None:
+def test_a_site_that_refuses_many_signatures_is_found(own_hub: Hub) -> None:
     for number in range(19):
         own_hub.submit("prime", {"email": f"jo{number}@example.com"})
     refuse(own_hub, "prime", 20)
@@ -356,7 +357,7 @@ def test_a_site_that_refuses_many_signatures_is_found(own_hub: Any) -> None:
     assert own_hub.rows(look)[0][0]["closed"] == ["signatures_refused prime"]
 
 
-def test_a_small_site_with_a_wrong_secret_is_found_until_one_is_accepted(own_hub: Any) -> None:
+def test_a_small_site_with_a_wrong_secret_is_found_until_one_is_accepted(own_hub: Hub) -> None:
     own_hub.sql(
         "insert into public.events (id, org_id, site_id, type, source) select private.uuid_v7(now() - interval '2 minutes'), org_id, id,"
         " 'call.received', 'site:akf' from public.sites where slug = 'akf'"
@@ -371,7 +372,7 @@ def test_a_small_site_with_a_wrong_secret_is_found_until_one_is_accepted(own_hub
     assert own_hub.rows(look)[0][0]["closed"] == ["signatures_refused akf"]
 
 
-def test_jobs_that_are_gone_late_or_failing_are_found(own_hub: Any) -> None:
+def test_jobs_that_are_gone_late_or_failing_are_found(own_hub: Hub) -> None:
     own_hub.sql("select cron.schedule('made_up', '* * * * *', 'select 1')")
     org = own_hub.rows("select id from public.organizations")[0][0]
     look = "select private.run_checks(%s, '{}', null)"

@@ -1,22 +1,20 @@
 """ready: a hub that answers but does nothing is not ready, and says what stands still."""
 
-from typing import Any
-
 import httpx
-from support.hubs import web
+from support.hubs import Hub, web
 
 
-def ready(hub: Any) -> httpx.Response:
+def ready(hub: Hub) -> httpx.Response:
     return web.get(f"{hub.url}/functions/v1/ready")
 
 
-def test_a_hub_that_works_is_ready(own_hub: Any) -> None:
+def test_a_hub_that_works_is_ready(own_hub: Hub) -> None:
     assert own_hub.until(lambda: ready(own_hub).json()["swept_seconds_ago"] is not None)
 
     assert ready(own_hub).status_code == 200
 
 
-def test_deliveries_that_nobody_takes_make_it_unready(own_hub: Any) -> None:
+def test_deliveries_that_nobody_takes_make_it_unready(own_hub: Hub) -> None:
     own_hub.sql("select net.set_faults(lose => 1.0)")
     own_hub.sql(
         "insert into public.events (org_id, type) select id, 'form.submitted' from public.organizations where slug = 'trades'"
@@ -29,7 +27,7 @@ def test_deliveries_that_nobody_takes_make_it_unready(own_hub: Any) -> None:
     assert answer.json()["oldest_due_seconds"] >= 120
 
 
-def test_a_clock_that_stands_still_makes_it_unready(own_hub: Any) -> None:
+def test_a_clock_that_stands_still_makes_it_unready(own_hub: Hub) -> None:
     own_hub.sql(
         "select cron.alter_job(jobid, active => false) from cron.job where jobname = 'sweep_deliveries'"
     )
@@ -54,7 +52,7 @@ def test_dead_deliveries_are_counted_and_leave_it_ready(own_hub: Any) -> None:
     assert (answer.status_code, answer.json()["dead"]) == (200, before + 2)
 
 
-def test_the_count_is_found_by_its_index_and_ends_at_a_thousand(own_hub: Any) -> None:
+def test_the_count_is_found_by_its_index_and_ends_at_a_thousand(own_hub: Hub) -> None:
     own_hub.sql(
         "insert into public.deliveries (org_id, event_id, subscription_id, status)"
         " select org_id, gen_random_uuid(), id, case when n <= 1100 then 'dead' else 'failed' end::public.delivery_status"

@@ -3,12 +3,11 @@
 import json
 import uuid
 from datetime import datetime, timedelta
-from typing import Any
 from zoneinfo import ZoneInfo
 
 import psycopg
 import pytest
-from support.hubs import web
+from support.hubs import Hub, web
 
 AUCKLAND = ZoneInfo("Pacific/Auckland")
 WEEKDAYS = '{"mon": ["07:30", "17:30"], "tue": ["07:30", "17:30"], "wed": ["07:30", "17:30"], "thu": ["07:30", "17:30"], "fri": ["07:30", "17:30"]}'
@@ -20,7 +19,7 @@ MONDAY = datetime(2024, 8, 12, tzinfo=AUCKLAND)
 class PlantedSite:
     """A site whose past is planted by a test."""
 
-    def __init__(self, hub: Any) -> None:
+    def __init__(self, hub: Hub) -> None:
         self.hub = hub
         self.slug = f"quiet-{uuid.uuid4().hex[:10]}"
         hub.sql(
@@ -72,7 +71,7 @@ class PlantedSite:
             )
         )
 
-    def silence(self, at: datetime) -> tuple[timedelta, float | None, bool]:
+    def silence(self, at: datetime) -> tuple[timedelta | None, float | None, bool]:
         self.hub.sql("select private.roll_up_site_hours(%s)", at)
         ((open_for, expected, is_silent),) = self.hub.rows(
             "select silence.open_for, silence.expected::float, silence.is_silent"
@@ -271,7 +270,7 @@ def test_hours_that_no_clock_shows_are_refused(site: PlantedSite, change: dict[s
     assert (refusal.value.sqlstate, refusal.value.diag.message_detail) == ("PT422", f"bad_{column}")
 
 
-def test_who_is_refused_is_told_what_would_be_right(hub: Any) -> None:
+def test_who_is_refused_is_told_what_would_be_right(hub: Hub) -> None:
     answer = web.patch(
         f"{hub.url}/rest/v1/sites?slug=eq.prime",
         json={"time_zone": "Auckland"},

@@ -1,7 +1,7 @@
 """status: every part of the hub as ok, degraded or not configured, computed from what is so."""
 
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
 
 import httpx
 import pytest
@@ -9,7 +9,7 @@ from support.hubs import Hub, running_hub, web
 
 
 @pytest.fixture(scope="module")
-def watched(prepared_state: Any) -> Iterator[Hub]:
+def watched(prepared_state: Path) -> Iterator[Hub]:
     with running_hub(prepared_state) as hub:
         hub.submit("prime", {"email": "jo@example.com", "message": "The switchboard smells burnt."})
         yield hub

@@ -10,7 +10,7 @@ import pytest
 from emulator.functions import Functions
 from emulator.state import Keys, State
 from support.forgeries import FORGERIES, Forger
-from support.hubs import web
+from support.hubs import Hub, web
 from support.serving import gateway, served
 
 WHOAMI = """
@@ -24,12 +24,12 @@ async def whoami(user):
 
 
 @pytest.fixture(scope="module")
-def keys(hub: Any) -> Keys:
+def keys(hub: Hub) -> Keys:
     return State(hub.state).keys
 
 
 @pytest.fixture(scope="module")
-def session(hub: Any, keys: Keys) -> dict[str, Any]:
+def session(hub: Hub, keys: Keys) -> dict[str, Any]:
     answer = web.post(
         f"{hub.url}/auth/v1/token?grant_type=password",
         json={"email": hub.env["VIEWER_EMAIL"], "password": hub.env["VIEWER_PASSWORD"]},
@@ -40,7 +40,7 @@ def session(hub: Any, keys: Keys) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def whoami(hub: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def whoami(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A function that people call, on a gateway of its own, for the hub's people."""
     folder = tmp_path_factory.mktemp("functions")
     (folder / "whoami").mkdir()
@@ -53,12 +53,12 @@ def whoami(hub: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             yield f"{url}/functions/v1/whoami"
 
 
-def organizations(hub: Any, headers: dict[str, str]) -> httpx.Response:
+def organizations(hub: Hub, headers: dict[str, str]) -> httpx.Response:
     return web.get(f"{hub.url}/rest/v1/organizations?select=slug", headers=headers)
 
 
 def test_a_persons_token_opens_rest_auth_and_functions(
-    hub: Any, keys: Keys, session: dict[str, Any], whoami: str
+    hub: Hub, keys: Keys, session: dict[str, Any], whoami: str
 ) -> None:
     headers = {"apikey": keys.publishable_key, "Authorization": f"Bearer {session['access_token']}"}
 
@@ -69,7 +69,7 @@ def test_a_persons_token_opens_rest_auth_and_functions(
 
 @pytest.mark.parametrize("forge", FORGERIES.values(), ids=FORGERIES.keys())
 def test_a_forged_token_opens_nothing(
-    hub: Any, keys: Keys, session: dict[str, Any], whoami: str, forge: Callable[[Forger], str]
+    hub: Hub, keys: Keys, session: dict[str, Any], whoami: str, forge: Callable[[Forger], str]
 ) -> None:
     forged = forge(Forger(session["access_token"], keys))
     headers = {"apikey": keys.publishable_key, "Authorization": f"Bearer {forged}"}
@@ -85,7 +85,7 @@ def test_a_forged_token_opens_nothing(
     assert "Traceback" not in by_rest.text + by_auth.text + by_function.text
 
 
-def test_a_clock_half_a_minute_off_is_forgiven(hub: Any, keys: Keys, session: dict[str, Any]) -> None:
+def test_a_clock_half_a_minute_off_is_forgiven(hub: Hub, keys: Keys, session: dict[str, Any]) -> None:
     forger = Forger(session["access_token"], keys)
     now = int(time.time())
 
@@ -96,7 +96,7 @@ def test_a_clock_half_a_minute_off_is_forgiven(hub: Any, keys: Keys, session: di
         assert organizations(hub, {"Authorization": f"Bearer {token}"}).status_code == 200
 
 
-def test_the_publishable_key_is_anon_and_the_secret_key_is_the_service(hub: Any, keys: Keys) -> None:
+def test_the_publishable_key_is_anon_and_the_secret_key_is_the_service(hub: Hub, keys: Keys) -> None:
     anon = organizations(hub, {"apikey": keys.publishable_key})
     service = organizations(hub, {"apikey": keys.secret_key})
 
@@ -105,7 +105,7 @@ def test_the_publishable_key_is_anon_and_the_secret_key_is_the_service(hub: Any,
     assert service.status_code in (200, 403)
 
 
-def test_a_key_in_authorization_counts_only_beside_itself(hub: Any, keys: Keys) -> None:
+def test_a_key_in_authorization_counts_only_beside_itself(hub: Hub, keys: Keys) -> None:
     secret = f"Bearer {keys.secret_key}"
 
     alone = organizations(hub, {"Authorization": secret})
@@ -116,7 +116,7 @@ def test_a_key_in_authorization_counts_only_beside_itself(hub: Any, keys: Keys) 
     assert beside_itself.status_code == organizations(hub, {"apikey": keys.secret_key}).status_code
 
 
-def test_a_secret_key_in_a_browser_is_refused(hub: Any, keys: Keys) -> None:
+def test_a_secret_key_in_a_browser_is_refused(hub: Hub, keys: Keys) -> None:
     browser = {"User-Agent": "Mozilla/5.0 (X11; Linux x86_64)"}
 
     secret = organizations(hub, {"apikey": keys.secret_key} | browser)
@@ -129,12 +129,12 @@ def test_a_secret_key_in_a_browser_is_refused(hub: Any, keys: Keys) -> None:
     assert publishable.json()["message"] != secret.json()["message"]
 
 
-def described(hub: Any, headers: dict[str, str], query: str = "") -> httpx.Response:
+def described(hub: Hub, headers: dict[str, str], query: str = "") -> httpx.Response:
     return web.get(f"{hub.url}/rest/v1/{query}", headers=headers)
 
 
 def test_the_description_of_the_tables_is_for_the_secret_key(
-    hub: Any, keys: Keys, session: dict[str, Any]
+    hub: Hub, keys: Keys, session: dict[str, Any]
 ) -> None:
     person = {"Authorization": f"Bearer {session['access_token']}"}
 
@@ -161,7 +161,7 @@ def test_the_description_of_the_tables_is_for_the_secret_key(
     assert described(hub, {"apikey": "sb_secret_guessed"}).json()["message"] == "Invalid API key"
 
 
-def test_a_reader_of_descriptions_may_have_the_key_in_its_url(hub: Any, keys: Keys) -> None:
+def test_a_reader_of_descriptions_may_have_the_key_in_its_url(hub: Hub, keys: Keys) -> None:
     secret = described(hub, {}, f"?apikey={keys.secret_key}")
     publishable = described(hub, {}, f"?apikey={keys.publishable_key}")
     contradicted = described(hub, {"apikey": keys.publishable_key}, f"?apikey={keys.secret_key}")
@@ -181,7 +181,7 @@ def test_a_reader_of_descriptions_may_have_the_key_in_its_url(hub: Any, keys: Ke
         ({"Authorization": "Basic YWRtaW46YWRtaW4="}, "Authorization has to be a Bearer token"),
     ],
 )
-def test_a_request_without_a_good_key_is_nobodys(hub: Any, headers: dict[str, str], message: str) -> None:
+def test_a_request_without_a_good_key_is_nobodys(hub: Hub, headers: dict[str, str], message: str) -> None:
     by_rest = organizations(hub, headers)
     by_auth = web.post(f"{hub.url}/auth/v1/token?grant_type=password", json={}, headers=headers)
 
@@ -189,7 +189,7 @@ def test_a_request_without_a_good_key_is_nobodys(hub: Any, headers: dict[str, st
     assert (by_auth.status_code, by_auth.json()["msg"]) == (401, message)
 
 
-def test_no_answer_repeats_a_token_or_key(hub: Any, keys: Keys, session: dict[str, Any]) -> None:
+def test_no_answer_repeats_a_token_or_key(hub: Hub, keys: Keys, session: dict[str, Any]) -> None:
     spoilt = session["access_token"][:-4] + "AAAA"
 
     answers = [

@@ -2,17 +2,17 @@
 
 import asyncio
 import statistics
-from typing import Any
 
 import pytest
 from load import crash
+from support.hubs import Hub
 from support.scale import IS_WHOLE, SUBMISSIONS
 
 EVERYTHING = ["gateway", "workers", "postgres"]
 
 
 @pytest.mark.timeout(300)
-def test_thousands_of_submissions_survive_any_kill(own_hub: Any) -> None:
+def test_thousands_of_submissions_survive_any_kill(own_hub: Hub) -> None:
     history = asyncio.run(crash.bombard(own_hub, SUBMISSIONS, EVERYTHING, every=1.5))
 
     assert crash.wait_until_still(own_hub)
@@ -62,7 +62,7 @@ PLANTED = {
 @pytest.mark.timeout(200)
 @pytest.mark.skipif(not IS_WHOLE, reason="takes two minutes: SUBMISSIONS=5000 make test, as CI does")
 @pytest.mark.parametrize("fault", PLANTED)
-def test_a_planted_fault_is_found(own_hub: Any, fault: str) -> None:
+def test_a_planted_fault_is_found(own_hub: Hub, fault: str) -> None:
     names, violation, statements = PLANTED[fault]
     # A database that is killed loses what it answered in the fifth of a second before: it takes several to be sure.
     submissions, every = (300, 2.0) if names == ["gateway"] else (2_000, 0.7)

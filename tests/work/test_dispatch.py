@@ -8,12 +8,13 @@ from typing import Any
 
 import psycopg
 import pytest
+from support.hubs import Hub
 
 from shared.agents.lead_qualifier import qualification  # noqa: F401  the qualifier of the hub under test is this one
 
 
 @pytest.fixture
-def target(hub: Any) -> str:
+def target(hub: Hub) -> str:
     """A subscription of its own, whose target no function answers: the test itself is the subscriber."""
     name = f"sub-{uuid.uuid4().hex[:12]}"
     hub.sql(
@@ -26,7 +27,7 @@ def target(hub: Any) -> str:
 
 
 @pytest.fixture
-def service(hub: Any) -> Iterator[psycopg.Connection]:
+def service(hub: Hub) -> Iterator[psycopg.Connection]:
     with psycopg.connect(hub.env["DATABASE_URL"], autocommit=True) as connection:
         yield connection
 
@@ -35,7 +36,7 @@ def event_type(target: str) -> str:
     return "test_" + target.replace("-", "_") + ".happened"
 
 
-def emit(hub: Any, target: str, count: int = 1, contact: Any = None) -> list[Any]:
+def emit(hub: Hub, target: str, count: int = 1, contact: Any = None) -> list[Any]:
     return [
         row[0]
         for row in hub.rows(
@@ -54,7 +55,7 @@ def claim(
 ) -> list[dict[str, Any]]:
     row = service.execute("select hub.claim_deliveries(%s, %s, %s)", (target, batch, int(lease))).fetchone()
     assert row is not None
-    return row[0]
+    return list(row[0])
 
 
 def settle(service: psycopg.Connection, *settlements: dict[str, Any]) -> list[str]:
@@ -67,7 +68,7 @@ def settlement(delivery: dict[str, Any], outcome: str, **more: Any) -> dict[str,
     return {"id": delivery["id"], "lease_token": delivery["lease_token"], "outcome": outcome, **more}
 
 
-def statuses(hub: Any, target: str) -> list[str]:
+def statuses(hub: Hub, target: str) -> list[str]:
     return [
         row[0]
         for row in hub.rows(
@@ -78,7 +79,7 @@ def statuses(hub: Any, target: str) -> list[str]:
     ]
 
 
-def expire_leases(hub: Any, target: str) -> None:
+def expire_leases(hub: Hub, target: str) -> None:
     hub.sql(
         "update public.deliveries set leased_until = now() - interval '1 second' from public.subscriptions"
         " where subscriptions.id = subscription_id and subscriptions.name = %s and status = 'running'",
@@ -86,7 +87,7 @@ def expire_leases(hub: Any, target: str) -> None:
     )
 
 
-def test_one_statement_rings_each_target_once(hub: Any, target: str) -> None:
+def test_one_statement_rings_each_target_once(hub: Hub, target: str) -> None:
     with psycopg.connect(hub.env["ADMIN_DATABASE_URL"]) as connection:
         connection.execute(
             "insert into public.events (org_id, type)"
@@ -109,7 +110,7 @@ def test_a_clock_that_was_set_back_does_not_keep_kicks_back(hub: Any, target: st
 
 
 def test_an_agent_does_not_act_on_what_came_of_its_own_action(
-    hub: Any, service: psycopg.Connection, target: str
+    hub: Hub, service: psycopg.Connection, target: str
 ) -> None:
     emit(hub, target)
     echo = {"events": [{"type": event_type(target)}]}
@@ -120,7 +121,7 @@ def test_an_agent_does_not_act_on_what_came_of_its_own_action(
 
 
 @pytest.mark.parametrize("kind", ["function", "webhook"])
-def test_an_event_that_caused_itself_hangs_nobody(hub: Any, target: str, kind: str) -> None:
+def test_an_event_that_caused_itself_hangs_nobody(hub: Hub, target: str, kind: str) -> None:
     # Without a delivery to look for, nobody walks.
     emit(hub, target)
     with psycopg.connect(hub.env["ADMIN_DATABASE_URL"]) as connection:
@@ -145,7 +146,7 @@ def test_an_event_that_caused_itself_hangs_nobody(hub: Any, target: str, kind: s
 
 
 def test_what_cannot_be_waited_for_is_waited_for_a_day(
-    hub: Any, service: psycopg.Connection, target: str
+    hub: Hub, service: psycopg.Connection, target: str
 ) -> None:
     emit(hub, target, count=2)
     first, second = claim(service, target)
@@ -157,7 +158,7 @@ def test_what_cannot_be_waited_for_is_waited_for_a_day(
         hub.sql("update public.subscriptions set retry_base = '170000000 years' where name = %s", target)
 
 
-def test_ten_claimers_share_the_work_without_a_double(hub: Any, target: str) -> None:
+def test_ten_claimers_share_the_work_without_a_double(hub: Hub, target: str) -> None:
     emitted = emit(hub, target, count=200)
     claimed: list[str] = []
 
@@ -175,7 +176,7 @@ def test_ten_claimers_share_the_work_without_a_double(hub: Any, target: str) -> 
     assert sorted(claimed) == sorted(str(event) for event in emitted)
 
 
-def test_who_lost_the_lease_settles_nothing(hub: Any, service: psycopg.Connection, target: str) -> None:
+def test_who_lost_the_lease_settles_nothing(hub: Hub, service: psycopg.Connection, target: str) -> None:
     emit(hub, target)
     slow = claim(service, target)[0]
     expire_leases(hub, target)
@@ -193,7 +194,7 @@ def test_who_lost_the_lease_settles_nothing(hub: Any, service: psycopg.Connectio
     ) == [(1,)]
 
 
-def test_a_heartbeat_keeps_the_lease(hub: Any, service: psycopg.Connection, target: str) -> None:
+def test_a_heartbeat_keeps_the_lease(hub: Hub, service: psycopg.Connection, target: str) -> None:
     emit(hub, target)
     delivery = claim(service, target)[0]
     expire_leases(hub, target)
@@ -214,7 +215,7 @@ def test_a_released_lease_costs_no_attempt(hub: Any, service: psycopg.Connection
 
 
 def test_a_poisoned_delivery_dies_alone_and_visibly(
-    hub: Any, service: psycopg.Connection, target: str
+    hub: Hub, service: psycopg.Connection, target: str
 ) -> None:
     emitted = emit(hub, target, count=20)
     poisoned = str(emitted[7])
@@ -247,7 +248,7 @@ def test_a_poisoned_delivery_dies_alone_and_visibly(
 
 
 def test_replay_brings_the_dead_back_and_doubles_nothing(
-    hub: Any, service: psycopg.Connection, target: str
+    hub: Hub, service: psycopg.Connection, target: str
 ) -> None:
     emit(hub, target, count=2)
     effects = {"events": [{"type": "test.effect", "data": {"from": target}}]}
@@ -279,7 +280,7 @@ def test_replay_brings_the_dead_back_and_doubles_nothing(
 
 
 def test_a_settlement_that_cannot_be_written_harms_no_other(
-    hub: Any, service: psycopg.Connection, target: str
+    hub: Hub, service: psycopg.Connection, target: str
 ) -> None:
     emit(hub, target, count=3)
     first, second, third = claim(service, target)
@@ -293,7 +294,7 @@ def test_a_settlement_that_cannot_be_written_harms_no_other(
     assert error.startswith("could not be settled")
 
 
-def test_retries_wait_as_long_as_they_were_told(hub: Any, service: psycopg.Connection, target: str) -> None:
+def test_retries_wait_as_long_as_they_were_told(hub: Hub, service: psycopg.Connection, target: str) -> None:
     emit(hub, target)
 
     settle(service, settlement(claim(service, target)[0], "retry", error="busy", retry_after_seconds=600))
@@ -308,7 +309,7 @@ def test_retries_wait_as_long_as_they_were_told(hub: Any, service: psycopg.Conne
 
 
 def test_each_contacts_events_are_handled_in_order_and_one_at_a_time(
-    hub: Any, service: psycopg.Connection, target: str
+    hub: Hub, service: psycopg.Connection, target: str
 ) -> None:
     contacts = [
         hub.rows(
@@ -366,7 +367,7 @@ def test_each_contacts_events_are_handled_in_order_and_one_at_a_time(
     ],
 )
 def test_what_is_paused_keeps_its_deliveries(
-    hub: Any, service: psycopg.Connection, target: str, pause: str, resume: str
+    hub: Hub, service: psycopg.Connection, target: str, pause: str, resume: str
 ) -> None:
     hub.sql(pause, target)
     try:
@@ -379,7 +380,7 @@ def test_what_is_paused_keeps_its_deliveries(
     assert len(claim(service, target)) == 3
 
 
-def test_a_closed_organizations_work_stops_at_once(hub: Any, service: psycopg.Connection) -> None:
+def test_a_closed_organizations_work_stops_at_once(hub: Hub, service: psycopg.Connection) -> None:
     name = f"closing-{uuid.uuid4().hex[:8]}"
     org = hub.rows("insert into public.organizations (slug, name) values (%s, 'Closing') returning id", name)[
         0
@@ -408,7 +409,7 @@ def test_a_closed_organizations_work_stops_at_once(hub: Any, service: psycopg.Co
 
 
 def test_ten_sweeps_at_once_take_each_lapsed_lease_back_once(
-    hub: Any, service: psycopg.Connection, target: str
+    hub: Hub, service: psycopg.Connection, target: str
 ) -> None:
     emit(hub, target, count=30)
     assert len(claim(service, target)) == 30
@@ -430,7 +431,7 @@ def test_ten_sweeps_at_once_take_each_lapsed_lease_back_once(
     assert lapsed == [(30, 30)]
 
 
-def test_the_log_is_never_rewritten(hub: Any, target: str) -> None:
+def test_the_log_is_never_rewritten(hub: Hub, target: str) -> None:
     emitted = emit(hub, target)[0]
 
     for statement in (
@@ -443,7 +444,7 @@ def test_the_log_is_never_rewritten(hub: Any, target: str) -> None:
         hub.sql("truncate public.events cascade")
 
 
-def test_pruning_never_removes_a_guard_inside_its_window_or_open_work(hub: Any, target: str) -> None:
+def test_pruning_never_removes_a_guard_inside_its_window_or_open_work(hub: Hub, target: str) -> None:
     emit(hub, target, count=2)
     org = hub.rows("select id from public.organizations where slug = 'trades'")[0][0]
     for key, days in (("old", -1), ("young", 1)):
@@ -462,7 +463,7 @@ def test_pruning_never_removes_a_guard_inside_its_window_or_open_work(hub: Any, 
     assert statuses(hub, target) == ["pending", "pending"]
 
 
-def test_a_bell_that_cannot_be_rung_does_not_break_the_write(own_hub: Any) -> None:
+def test_a_bell_that_cannot_be_rung_does_not_break_the_write(own_hub: Hub) -> None:
     own_hub.sql("delete from vault.secrets where name = 'hub_invoke_secret'")
 
     own_hub.sql(
@@ -476,7 +477,7 @@ def test_a_bell_that_cannot_be_rung_does_not_break_the_write(own_hub: Any) -> No
     assert own_hub.rows("select count(*) from public.deliveries") == [(1,)]
 
 
-def test_the_audit_log_shows_a_change_by_its_owner(own_hub: Any) -> None:
+def test_the_audit_log_shows_a_change_by_its_owner(own_hub: Hub) -> None:
     verify = "select private.verify_audit_log(id) from public.organizations where slug = 'trades'"
     assert own_hub.rows(verify) == [(None,)]
 
@@ -486,7 +487,7 @@ def test_the_audit_log_shows_a_change_by_its_owner(own_hub: Any) -> None:
     assert own_hub.rows(verify) == [(2,)]
 
 
-def test_what_the_default_partition_took_goes_where_it_belongs(own_hub: Any) -> None:
+def test_what_the_default_partition_took_goes_where_it_belongs(own_hub: Hub) -> None:
     own_hub.sql("select cron.alter_job(jobid, active => false) from cron.job")
     own_hub.sql(
         "insert into public.events (id, org_id, type) select private.uuid_v7(now() + interval '5 months'), id, 'form.submitted'"

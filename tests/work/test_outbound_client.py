@@ -7,6 +7,7 @@ import ssl
 import threading
 from collections.abc import Iterator
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -181,7 +182,7 @@ def test_the_partner_is_asked_by_its_name_at_the_address_that_was_checked(
     )
 
 
-def test_without_a_certificate_of_that_name_nothing_is_sent(local: None, tmp_path: Any) -> None:
+def test_without_a_certificate_of_that_name_nothing_is_sent(local: None, tmp_path: Path) -> None:
     asked: list[str | None] = []
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(self_signed(tmp_path, "partner.example"))
@@ -207,7 +208,7 @@ def receive(listening: socket.socket, context: ssl.SSLContext, received: list[by
         pass
 
 
-def self_signed(folder: Any, name: str) -> Any:
+def self_signed(folder: Path, name: str) -> Path:
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
     now = datetime.datetime.now(datetime.UTC)

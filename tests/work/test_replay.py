@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -19,7 +20,7 @@ QUALIFIER = "agent_id = (select id from public.agents where name = 'lead-qualifi
 
 
 @pytest.fixture(scope="module")
-def busy_hub(prepared_state: Any) -> Iterator[Hub]:
+def busy_hub(prepared_state: Path) -> Iterator[Hub]:
     """A hub that has scored some forms, with a version 2 that judges them another way."""
     with running_hub(prepared_state) as hub:
         for number in range(12):

@@ -12,7 +12,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from support.hubs import web
+from support.hubs import Hub, web
 from support.partners import Partner, Received, running_partner
 
 from shared.outbound import webhooks
@@ -38,7 +38,7 @@ def name() -> str:
 class Hook:
     """A webhook that an admin has made."""
 
-    def __init__(self, hub: Any, url: str, *event_types: str) -> None:
+    def __init__(self, hub: Hub, url: str, *event_types: str) -> None:
         self.hub = hub
         self.name = name()
         self.type = f"{self.name}.happened"
@@ -72,7 +72,7 @@ class Hook:
         )
         return [row[0] if len(row) == 1 else row for row in rows]
 
-    def attempts(self) -> list[Any]:
+    def attempts(self) -> list[tuple[Any, ...]]:
         return self.hub.rows(
             "select outcome, error from public.delivery_attempts join public.deliveries on deliveries.id = delivery_id"
             " where subscription_id = %s order by delivery_attempts.id",
@@ -92,7 +92,7 @@ type Make = Callable[..., Hook]
 
 
 @pytest.fixture
-def hook(hub: Any) -> Iterator[Make]:
+def hook(hub: Hub) -> Iterator[Make]:
     made: list[Hook] = []
 
     def make(url: str, *event_types: str) -> Hook:
@@ -156,7 +156,7 @@ def test_a_partner_gets_what_came_of_an_event_it_was_sent(hub: Any, hook: Make, 
 # What is answered ---------------------------------------------------------------------------------------------------------
 
 
-def test_what_fails_is_sent_again_under_the_same_id(hub: Any, hook: Make, partner: Partner) -> None:
+def test_what_fails_is_sent_again_under_the_same_id(hub: Hub, hook: Make, partner: Partner) -> None:
     partner.answers = [
         (500, {}),
         (404, {}),
@@ -179,7 +179,7 @@ def test_what_fails_is_sent_again_under_the_same_id(hub: Any, hook: Make, partne
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_a_partner_says_when_to_come_again(hub: Any, hook: Make, partner: Partner, status: int) -> None:
+def test_a_partner_says_when_to_come_again(hub: Hub, hook: Make, partner: Partner, status: int) -> None:
     partner.answers = [(status, {"retry-after": "600"})]
     webhook = hook(partner.url)
     webhook.emit()
@@ -188,7 +188,7 @@ def test_a_partner_says_when_to_come_again(hub: Any, hook: Make, partner: Partne
     assert webhook.deliveries("run_at > now() + interval '590 seconds'") == [True]
 
 
-def test_410_pauses_the_webhook_until_a_person_lets_it_run(hub: Any, hook: Make, partner: Partner) -> None:
+def test_410_pauses_the_webhook_until_a_person_lets_it_run(hub: Hub, hook: Make, partner: Partner) -> None:
     partner.answers = [(410, {}), (200, {})]
     webhook = hook(partner.url)
     webhook.emit()
@@ -242,7 +242,7 @@ def test_a_dead_delivery_is_told_by_another_webhook_and_runs_in_no_circle(
 
 
 def test_a_partner_that_stalls_holds_up_no_other(
-    hub: Any, hook: Make, partner: Partner, other_partner: Partner
+    hub: Hub, hook: Make, partner: Partner, other_partner: Partner
 ) -> None:
     partner.answers = [None]
     stalled, well = hook(partner.url), hook(other_partner.url)
@@ -333,7 +333,7 @@ def test_only_admins_make_and_change_webhooks(hub: Any, hook: Make, partner: Par
     assert [answer.status_code for answer in answers] == [403, 404, 404]
 
 
-def test_admins_change_no_webhook_of_another_organization(hub: Any) -> None:
+def test_admins_change_no_webhook_of_another_organization(hub: Hub) -> None:
     theirs = hub.rows(
         "with org as (insert into public.organizations (slug, name) values (%s, 'Theirs') returning id)"
         " insert into public.subscriptions (org_id, name, event_types, target_kind, target)"
@@ -379,7 +379,7 @@ def test_admins_change_no_webhook_of_another_organization(hub: Any) -> None:
         {"event_types": [None]},
     ],
 )
-def test_what_cannot_be_a_webhook_is_refused(hub: Any, wrong: dict[str, Any]) -> None:
+def test_what_cannot_be_a_webhook_is_refused(hub: Hub, wrong: dict[str, Any]) -> None:
     right = {
         "name": name(),
         "url": "https://partner.example/in?x=1",
@@ -443,7 +443,7 @@ NEVER_REACHED = {
 
 
 @pytest.mark.parametrize("host", NEVER_REACHED)
-def test_a_webhook_that_could_never_be_reached_is_refused_when_it_is_made(hub: Any, host: str) -> None:
+def test_a_webhook_that_could_never_be_reached_is_refused_when_it_is_made(hub: Hub, host: str) -> None:
     answer = hub.rpc(
         "create_webhook_subscription", "ADMIN", name=name(), url=f"https://{host}/in", event_types=["form.*"]
     )
@@ -465,7 +465,7 @@ def test_a_webhook_that_could_never_be_reached_is_refused_when_it_is_made(hub: A
         ),
     ],
 )
-def test_whatever_may_be_a_partner_may_be_a_webhook(hub: Any, host: str) -> None:
+def test_whatever_may_be_a_partner_may_be_a_webhook(hub: Hub, host: str) -> None:
     answer = hub.rpc(
         "create_webhook_subscription", "ADMIN", name=name(), url=f"https://{host}/in", event_types=["form.*"]
     )
@@ -473,7 +473,7 @@ def test_whatever_may_be_a_partner_may_be_a_webhook(hub: Any, host: str) -> None
     assert answer.status_code == 200, answer.text
 
 
-def test_a_hub_on_one_machine_may_have_partners_there_and_no_other_hub_may(own_hub: Any) -> None:
+def test_a_hub_on_one_machine_may_have_partners_there_and_no_other_hub_may(own_hub: Hub) -> None:
     urls = [f"https://{host}/in" for host in LOOPBACK]
     urls += ["http://127.0.0.1:8443/in", "http://localhost:8443/in", "http://partner.localhost:8443/in"]
 
@@ -494,7 +494,7 @@ def test_a_hub_on_one_machine_may_have_partners_there_and_no_other_hub_may(own_h
 
 
 def test_the_address_of_a_webhook_is_changed_by_nobody_to_one_that_cannot_be_reached(
-    hub: Any, hook: Make, partner: Partner
+    hub: Hub, hook: Make, partner: Partner
 ) -> None:
     webhook = hook(partner.url)
 
@@ -517,7 +517,7 @@ def test_the_address_of_a_webhook_is_changed_by_nobody_to_one_that_cannot_be_rea
     webhook.change(target="https://partner.example/")
 
 
-def test_sql_and_the_sender_know_the_same_addresses_as_public(hub: Any) -> None:
+def test_sql_and_the_sender_know_the_same_addresses_as_public(hub: Hub) -> None:
     edges = [
         block[at] + step
         for block in _CLOSED_V4
