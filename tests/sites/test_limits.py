@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import psycopg
 import pytest
+from support.hubs import Hub
 from support.signing import Sender, client, page_key
 
 from shared.web.requests import Request
@@ -34,12 +35,12 @@ def limit(hub: Hub) -> Iterator[Limit]:
 
 
 @pytest.fixture
-def server(hub: Any) -> Sender:
+def server(hub: Hub) -> Sender:
     return Sender(hub, "cleanjet", "static", hub.env["CLEANJET_WEBHOOK_SECRET"])
 
 
 @pytest.fixture
-def page(hub: Any) -> Sender:
+def page(hub: Hub) -> Sender:
     return Sender(hub, "cleanjet", "page", page_key(hub, "cleanjet"))
 
 
@@ -59,7 +60,7 @@ def statuses(answers: list[httpx.Response]) -> list[int]:
     return [answer.status_code for answer in answers]
 
 
-def test_a_site_that_sends_too_much_is_told_when_to_come_again(hub: Any, limit: Any, server: Sender) -> None:
+def test_a_site_that_sends_too_much_is_told_when_to_come_again(hub: Hub, limit: Any, server: Sender) -> None:
     limit(max_per_second=1)
     before = receipts(hub)
 
@@ -74,7 +75,7 @@ def test_a_site_that_sends_too_much_is_told_when_to_come_again(hub: Any, limit: 
     assert receipts(hub) == before + 40 - len(refused)
 
 
-def test_what_was_refused_is_accepted_later_once(hub: Any, limit: Any, server: Sender) -> None:
+def test_what_was_refused_is_accepted_later_once(hub: Hub, limit: Any, server: Sender) -> None:
     limit(max_per_second=1)
     body = a_form()
     assert hub.until(lambda: server.post(a_form()).status_code == 429)
@@ -91,7 +92,7 @@ def test_who_shows_a_secret_is_not_limited_by_address(limit: Any, server: Sender
     assert set(statuses(posted(server, 10))) == {202}
 
 
-def test_the_load_of_a_busy_day_is_not_limited(hub: Any, limit: Any, server: Sender) -> None:
+def test_the_load_of_a_busy_day_is_not_limited(hub: Hub, limit: Any, server: Sender) -> None:
     limit()
     default = "select column_default from information_schema.columns where table_name = 'sites' and column_name = %s"
     limit(**{name: int(hub.rows(default, name)[0][0]) for name in LIMITS})
@@ -102,7 +103,7 @@ def test_the_load_of_a_busy_day_is_not_limited(hub: Any, limit: Any, server: Sen
     assert set(statuses(answers)) == {202}
 
 
-def test_an_address_that_posts_too_much_is_limited_and_no_other(hub: Any, limit: Any, page: Sender) -> None:
+def test_an_address_that_posts_too_much_is_limited_and_no_other(hub: Hub, limit: Any, page: Sender) -> None:
     limit(max_per_minute_per_address=3)
 
     ours = posted(page, 5)
@@ -124,7 +125,7 @@ def test_a_forged_header_chooses_no_other_address(limit: Any, page: Sender) -> N
     assert statuses(answers) == [202, 202, 429, 429]
 
 
-def test_page_tokens_are_limited_by_address_apart_from_forms(hub: Any, limit: Any, page: Sender) -> None:
+def test_page_tokens_are_limited_by_address_apart_from_forms(hub: Hub, limit: Any, page: Sender) -> None:
     limit(max_per_minute_per_address=2)
 
     def ask() -> httpx.Response:
@@ -146,7 +147,7 @@ def test_pages_cannot_use_up_what_servers_may_send(limit: Any, page: Sender, ser
     assert set(statuses(posted(server, 5))) == {202}
 
 
-def test_an_address_that_is_refused_uses_up_nothing_of_its_sites(hub: Any, limit: Any, page: Sender) -> None:
+def test_an_address_that_is_refused_uses_up_nothing_of_its_sites(hub: Hub, limit: Any, page: Sender) -> None:
     limit(max_per_minute_per_address=1, max_per_second_from_pages=1)
     posted(page, 60)
 
@@ -183,7 +184,7 @@ def test_many_at_once_get_about_the_burst_and_not_more(hub: Hub) -> None:
 
 
 @pytest.mark.parametrize("hours", [1, -1])
-def test_a_clock_that_was_changed_locks_nobody_out(hub: Any, limit: Any, server: Sender, hours: int) -> None:
+def test_a_clock_that_was_changed_locks_nobody_out(hub: Hub, limit: Any, server: Sender, hours: int) -> None:
     limit(max_per_second=1)
     assert hub.until(lambda: server.post(a_form()).status_code == 429)
     hub.sql("update private.site_turns set at = at + make_interval(hours => %s)", hours)
@@ -191,7 +192,7 @@ def test_a_clock_that_was_changed_locks_nobody_out(hub: Any, limit: Any, server:
     assert statuses(posted(server, 5)) == [202] * 5
 
 
-def test_a_rate_that_was_lowered_locks_nobody_out(hub: Any, limit: Any, server: Sender) -> None:
+def test_a_rate_that_was_lowered_locks_nobody_out(hub: Hub, limit: Any, server: Sender) -> None:
     limit(max_per_second=1000)
     posted(server, 1)
     hub.sql("update private.site_turns set level = 19000, at = now()")
@@ -220,7 +221,7 @@ def test_turns_taken_at_the_same_instant_are_all_counted(hub: Hub, limit: Limit)
     assert 5 <= level <= 7
 
 
-def test_addresses_that_have_rested_are_forgotten(hub: Any, limit: Any, page: Sender) -> None:
+def test_addresses_that_have_rested_are_forgotten(hub: Hub, limit: Any, page: Sender) -> None:
     limit(max_per_minute_per_address=100)
     posted(page, 3)
     kept = "select count(*) from private.address_turns"

@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+from support.hubs import Hub
 from support.signing import Sender, client, give_secret, new_secret, page_key, page_token
 
 ELSEWHERE = "https://elsewhere.example"
@@ -15,7 +16,7 @@ MEMBERS = ("access-control-allow-origin", "access-control-allow-credentials")
 
 
 @pytest.fixture(scope="module")
-def page(hub: Any) -> Sender:
+def page(hub: Hub) -> Sender:
     hub.sql("update public.sites set max_per_minute_per_address = 100000")
     return Sender(hub, "prime", "page", page_key(hub, "prime"))
 
@@ -29,7 +30,7 @@ def a_form(**more: Any) -> bytes:
     return json.dumps({"email": f"{uuid.uuid4().hex}@example.com", **more}).encode()
 
 
-def test_a_page_asks_for_a_token_and_posts_with_it(hub: Any, page: Sender) -> None:
+def test_a_page_asks_for_a_token_and_posts_with_it(hub: Hub, page: Sender) -> None:
     given = ask(hub, "prime", page.origin)
 
     token = given.json()["token"]
@@ -116,7 +117,7 @@ REFUSED: dict[str, Callable[[Sender], dict[str, Any]]] = {
 
 @pytest.mark.parametrize("refused", REFUSED)
 def test_without_a_token_for_this_site_and_origin_nothing_is_stored(
-    hub: Any, page: Sender, refused: str
+    hub: Hub, page: Sender, refused: str
 ) -> None:
     before = hub.rows("select count(*) from public.receipts")
 
@@ -126,7 +127,7 @@ def test_without_a_token_for_this_site_and_origin_nothing_is_stored(
     assert hub.rows("select count(*) from public.receipts") == before
 
 
-def test_another_sites_token_is_none_here(hub: Any, page: Sender) -> None:
+def test_another_sites_token_is_none_here(hub: Hub, page: Sender) -> None:
     akf = Sender(hub, "akf", "page", page_key(hub, "akf"))
     hub.sql(
         "update public.sites set allowed_origins = allowed_origins || %s::text where slug = 'akf'",
@@ -154,7 +155,7 @@ def test_a_token_that_is_out_outlives_a_new_key(own_hub: Any) -> None:
     assert page.post(a_form(), before).status_code == 401
 
 
-def test_a_preflight_allows_what_a_page_sends_to_allowed_origins_only(hub: Any, page: Sender) -> None:
+def test_a_preflight_allows_what_a_page_sends_to_allowed_origins_only(hub: Hub, page: Sender) -> None:
     asked = {"access-control-request-method": "POST", "access-control-request-headers": "x-page-token"}
 
     ours = client().options(page.url, headers={"origin": page.origin, **asked})
@@ -168,14 +169,14 @@ def test_a_preflight_allows_what_a_page_sends_to_allowed_origins_only(hub: Any, 
 
 
 @pytest.mark.parametrize("kind", ["call.received", "lead.qualified", "meteor.struck"])
-def test_what_a_page_says_beyond_forms_is_kept_and_not_believed(hub: Any, page: Sender, kind: str) -> None:
+def test_what_a_page_says_beyond_forms_is_kept_and_not_believed(hub: Hub, page: Sender, kind: str) -> None:
     event = page.post(a_form(kind=kind)).json()["event_id"]
 
     stored = "select type, data ->> 'reason', data ->> 'kind' from public.events where id = %s"
     assert hub.rows(stored, event) == [("submission.quarantined", "kind", kind)]
 
 
-def test_a_page_cannot_take_a_key_that_a_server_will_use(hub: Any, page: Sender) -> None:
+def test_a_page_cannot_take_a_key_that_a_server_will_use(hub: Hub, page: Sender) -> None:
     key = uuid.uuid4().hex
     taken = page.post(a_form(), {**page.headers(b""), "idempotency-key": key})
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
-from support.hubs import web
+from support.hubs import Hub, web
 from support.signing import Sender, give_secret, hub_signature, new_secret, page_key, standard
 
 from shared import standard_webhooks
@@ -24,7 +24,7 @@ STORED = "select (select count(*) from public.receipts), (select count(*) from p
 
 
 @pytest.fixture(scope="module")
-def sites(hub: Any) -> dict[str, Sender]:
+def sites(hub: Hub) -> dict[str, Sender]:
     """AKF with a secret of each kind at once, and CleanJet with one secret."""
     hub.sql("update public.sites set max_per_minute_per_address = 100000")
     given = {kind: give_secret(hub, "akf", kind, new_secret(kind)) for kind in KINDS[:3]}
@@ -42,7 +42,7 @@ def form_of(hub: Hub, answer: httpx.Response) -> Any:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_secret_of_each_kind_records_a_form(hub: Any, sites: dict[str, Sender], kind: str) -> None:
+def test_a_secret_of_each_kind_records_a_form(hub: Hub, sites: dict[str, Sender], kind: str) -> None:
     body = a_form(your_name="Jo", text="ā 'quoted' ✓")
 
     answer = sites[kind].post(body)
@@ -77,7 +77,7 @@ def as_timestamp(text: str | bytes) -> Callable[[Sender, bytes], Any]:
         name = "webhook-timestamp" if site.kind == "standard" else "x-hub-timestamp"
         key = base64.b64decode(site.secret[6:]) if site.kind == "standard" else site.secret.encode()
         begin = made["webhook-id"].encode() + b"." if site.kind == "standard" else b""
-        mac = proofs.hmac.digest(key, begin + sent + b"." + body, "sha256")
+        mac = hmac.digest(key, begin + sent + b"." + body, "sha256")
         right = "v1," + base64.b64encode(mac).decode() if site.kind == "standard" else "sha256=" + mac.hex()
         return {**made, name: sent, f"{'webhook' if site.kind == 'standard' else 'x-hub'}-signature": right}
 
@@ -193,7 +193,7 @@ BROKEN: dict[str, tuple[str, Callable[[Sender, bytes], Any]]] = {
 
 @pytest.mark.parametrize("broken", BROKEN)
 def test_what_does_not_hold_is_refused_alike_and_stores_nothing(
-    hub: Any, sites: dict[str, Sender], broken: str
+    hub: Hub, sites: dict[str, Sender], broken: str
 ) -> None:
     kind, headers = BROKEN[broken]
     body = a_form()
@@ -213,7 +213,7 @@ def test_what_does_not_hold_is_refused_alike_and_stores_nothing(
 
 
 @pytest.mark.parametrize("kind", ["static", "other"])
-def test_another_sites_secret_is_no_secret_here(hub: Any, sites: dict[str, Sender], kind: str) -> None:
+def test_another_sites_secret_is_no_secret_here(hub: Hub, sites: dict[str, Sender], kind: str) -> None:
     secret = sites[kind].secret if kind == "other" else hub.env["CLEANJET_WEBHOOK_SECRET"]
     stranger = Sender(hub, "akf", sites[kind].kind, secret)
 
@@ -289,7 +289,7 @@ def test_a_signature_is_the_one_that_another_library_makes() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_two_secrets_are_valid_while_one_replaces_the_other(
-    hub: Any, sites: dict[str, Sender], kind: str
+    hub: Hub, sites: dict[str, Sender], kind: str
 ) -> None:
     if kind == "page":
         old = Sender(hub, "akf", kind, page_key(hub, "akf"))
@@ -311,7 +311,7 @@ def test_two_secrets_are_valid_while_one_replaces_the_other(
 
 @pytest.mark.parametrize("kind", SIGNED)
 def test_a_signed_request_sent_24_times_at_once_is_recorded_once(
-    hub: Any, sites: dict[str, Sender], kind: str
+    hub: Hub, sites: dict[str, Sender], kind: str
 ) -> None:
     body = a_form()
     headers = sites[kind].headers(body)
@@ -425,7 +425,7 @@ def test_a_weak_or_malformed_secret_is_not_stored(hub: Hub, kind: str, secret: s
         hub.sql("select private.set_site_secret('akf', %s, '0', %s::public.secret_kind)", secret, kind)
 
 
-def test_a_static_secret_is_shown_as_weak_and_no_secret_is_shown(hub: Any, sites: dict[str, Sender]) -> None:
+def test_a_static_secret_is_shown_as_weak_and_no_secret_is_shown(hub: Hub, sites: dict[str, Sender]) -> None:
     headers = {"apikey": hub.env["SUPABASE_SECRET_KEY"]}
     shown = web.get(f"{hub.url}/rest/v1/rpc/site_secret_kinds?slug=eq.akf", headers=headers)
 
@@ -453,7 +453,7 @@ def test_a_key_that_has_ended_leaves_the_vault(hub: Hub) -> None:
     assert hub.rows(key, secret) == [(None,)]
 
 
-def test_a_key_that_the_vault_cannot_read_stops_no_other(hub: Any, sites: dict[str, Sender]) -> None:
+def test_a_key_that_the_vault_cannot_read_stops_no_other(hub: Hub, sites: dict[str, Sender]) -> None:
     lost = give_secret(hub, "akf", "hmac", new_secret("hmac"))
     hub.as_superuser(
         "update vault.secrets set secret = 'bm90IGEgY2lwaGVydGV4dA==' from private.site_secrets"
@@ -466,7 +466,7 @@ def test_a_key_that_the_vault_cannot_read_stops_no_other(hub: Any, sites: dict[s
     assert [sites[kind].post(a_form()).status_code for kind in ("static", "standard")] == [202, 202]
 
 
-def test_no_log_line_holds_a_secret_a_signature_or_a_token(hub: Any, sites: dict[str, Sender]) -> None:
+def test_no_log_line_holds_a_secret_a_signature_or_a_token(hub: Hub, sites: dict[str, Sender]) -> None:
     body = a_form()
     shown = [site.secret for site in sites.values()]
     for kind in KINDS:

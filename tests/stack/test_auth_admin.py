@@ -102,7 +102,7 @@ def test_an_address_is_one_persons_however_it_is_written(hub: Hub, email: str) -
         ({"email": "jo@bobs.example", "password": "x" * 73}, "bcrypt: password length exceeds 72 bytes"),
     ],
 )
-def test_attributes_that_make_nobody_are_refused(hub: Hub, attributes: dict[str, str], message: str) -> None:
+def test_attributes_that_make_nobody_are_refused(hub: Hub, attributes: dict[str, Any], message: str) -> None:
     refused = add(hub, **attributes)
 
     assert (refused.status_code, refused.json()["error_code"]) == (400, "validation_failed")
@@ -120,7 +120,7 @@ def test_attributes_that_make_nobody_are_refused(hub: Hub, attributes: dict[str,
     ],
 )
 def test_an_attribute_that_is_not_there_is_refused_by_its_name(
-    hub: Hub, email: str, attributes: dict[str, str]
+    hub: Hub, email: str, attributes: dict[str, Any]
 ) -> None:
     refused = add(hub, email=email, **attributes)
 

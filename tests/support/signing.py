@@ -84,7 +84,7 @@ def new_secret(kind: str) -> str:
     return secrets.token_hex(32)
 
 
-def give_secret(hub: Any, slug: str, kind: str, secret: str, old_valid_for: str = "1 hour") -> Sender:
+def give_secret(hub: Hub, slug: str, kind: str, secret: str, old_valid_for: str = "1 hour") -> Sender:
     """The site has the secret, and its function knows it."""
     hub.sql(
         "select private.set_site_secret(%s, %s, %s::interval, %s::public.secret_kind)",

@@ -38,14 +38,14 @@ def look(hub: Hub, org: uuid.UUID) -> Look:
 
 
 @pytest.fixture
-def subscription(hub: Any, org: Any) -> Any:
+def subscription(hub: Hub, org: Any) -> Any:
     """A subscription whose target no function answers."""
     return hub.rows(
         "insert into public.subscriptions (org_id, name, event_types, target) values (%s, 'subscription', '{note.kept}', %s) returning id",
         org,
         f"subscription-{uuid.uuid4().hex[:10]}",
     )[0][0]
-    return wish
+    return subscription
 
 
 def emit(hub: Hub, org: uuid.UUID, count: int = 1) -> None:
@@ -167,7 +167,7 @@ def test_a_monitor_that_does_not_run_makes_the_hub_unready(own_hub: Hub) -> None
 
 
 def test_a_delivery_that_nobody_takes_is_found_until_it_is_taken(
-    hub: Any, org: Any, look: Look, subscription: Any
+    hub: Hub, org: Any, look: Look, subscription: Any
 ) -> None:
     emit(hub, org)
     assert look()["open"] == []
@@ -182,7 +182,7 @@ def test_a_delivery_that_nobody_takes_is_found_until_it_is_taken(
     assert look()["closed"] == ["deliveries_stuck subscription"]
 
 
-def test_what_is_paused_is_not_stuck(hub: Any, org: Any, look: Look, subscription: Any) -> None:
+def test_what_is_paused_is_not_stuck(hub: Hub, org: Any, look: Look, subscription: Any) -> None:
     emit(hub, org)
     hub.sql(
         "update public.deliveries set run_at = now() - interval '1 day' where subscription_id = %s",
@@ -193,7 +193,7 @@ def test_what_is_paused_is_not_stuck(hub: Any, org: Any, look: Look, subscriptio
     assert look()["open"] == []
 
 
-def test_a_lease_that_ran_out_long_ago_is_found(hub: Any, org: Any, look: Look, subscription: Any) -> None:
+def test_a_lease_that_ran_out_long_ago_is_found(hub: Hub, org: Any, look: Look, subscription: Any) -> None:
     hub.sql("update public.subscriptions set paused = true where id = %s", subscription)
     emit(hub, org)
     held = (
@@ -212,7 +212,7 @@ def test_a_lease_that_ran_out_long_ago_is_found(hub: Any, org: Any, look: Look, 
 
 
 def test_a_function_that_fails_often_is_found_and_one_that_fails_once_is_not(
-    hub: Any, org: Any, look: Look, subscription: Any
+    hub: Hub, org: Any, look: Look, subscription: Any
 ) -> None:
     emit(hub, org, 20)
     fail(hub, org, 4)
@@ -226,7 +226,7 @@ def test_a_function_that_fails_often_is_found_and_one_that_fails_once_is_not(
     assert found["open"] == [f"{target} failed 5 of 20 deliveries within an hour."]
 
 
-def test_a_rehearsal_that_fails_is_no_alert(hub: Any, org: Any, look: Look, subscription: Any) -> None:
+def test_a_rehearsal_that_fails_is_no_alert(hub: Hub, org: Any, look: Look, subscription: Any) -> None:
     emit(hub, org, 20)
     hub.sql("update public.deliveries set mode = 'rehearsal' where org_id = %s", org)
     fail(hub, org, 20)
@@ -235,7 +235,7 @@ def test_a_rehearsal_that_fails_is_no_alert(hub: Any, org: Any, look: Look, subs
 
 
 def test_a_dead_delivery_that_came_back_is_no_alert(
-    hub: Any, org: Any, look: Look, subscription: Any
+    hub: Hub, org: Any, look: Look, subscription: Any
 ) -> None:
     emit(hub, org)
     hub.sql(
@@ -250,7 +250,7 @@ def test_a_dead_delivery_that_came_back_is_no_alert(
     assert alerts(hub, org) == []
 
 
-def test_many_that_die_of_one_reason_are_told_once(hub: Any, org: Any, subscription: Any) -> None:
+def test_many_that_die_of_one_reason_are_told_once(hub: Hub, org: Any, subscription: Any) -> None:
     emit(hub, org, 10)
 
     hub.sql(
@@ -395,7 +395,7 @@ def test_jobs_that_are_gone_late_or_failing_are_found(own_hub: Hub) -> None:
 
 
 def test_a_check_that_fails_is_an_alert_and_stops_no_other(
-    hub: Any, org: Any, look: Look, subscription: Any
+    hub: Hub, org: Any, look: Look, subscription: Any
 ) -> None:
     emit(hub, org)
     hub.sql(

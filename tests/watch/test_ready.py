@@ -1,5 +1,7 @@
 """ready: a hub that answers but does nothing is not ready, and says what stands still."""
 
+from typing import Any
+
 import httpx
 from support.hubs import Hub, web
 

@@ -83,7 +83,7 @@ class PlantedSite:
 
 
 @pytest.fixture
-def site(hub: Any) -> PlantedSite:
+def site(hub: Hub) -> PlantedSite:
     return PlantedSite(hub)
 
 

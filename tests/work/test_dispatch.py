@@ -103,7 +103,7 @@ def test_one_statement_rings_each_target_once(hub: Hub, target: str) -> None:
     assert statuses(hub, target) == ["pending"] * 100
 
 
-def test_a_clock_that_was_set_back_does_not_keep_kicks_back(hub: Any, target: str) -> None:
+def test_a_clock_that_was_set_back_does_not_keep_kicks_back(hub: Hub, target: str) -> None:
     hub.sql("update private.kicks set kicked_at = now() + interval '1 hour' where target = %s", target)
 
     assert hub.rows("select private.kick(%s)", target) == [(True,)]
@@ -206,7 +206,7 @@ def test_a_heartbeat_keeps_the_lease(hub: Hub, service: psycopg.Connection, targ
     assert settle(service, settlement(delivery, "done")) == ["done"]
 
 
-def test_a_released_lease_costs_no_attempt(hub: Any, service: psycopg.Connection, target: str) -> None:
+def test_a_released_lease_costs_no_attempt(hub: Hub, service: psycopg.Connection, target: str) -> None:
     emit(hub, target)
     for _ in range(5):
         assert settle(service, settlement(claim(service, target)[0], "release")) == ["pending"]

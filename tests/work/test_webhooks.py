@@ -116,7 +116,7 @@ def is_signed(request: Received, secret: str) -> bool:
 # What is sent -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_partner_gets_the_event_signed(hub: Any, hook: Make, partner: Partner) -> None:
+def test_a_partner_gets_the_event_signed(hub: Hub, hook: Make, partner: Partner) -> None:
     webhook = hook(partner.url + "/hooks/in?token=1")
     event = webhook.emit()[0]
 
@@ -142,7 +142,7 @@ def test_the_signature_is_that_of_the_standard() -> None:
     }
 
 
-def test_a_partner_gets_what_came_of_an_event_it_was_sent(hub: Any, hook: Make, partner: Partner) -> None:
+def test_a_partner_gets_what_came_of_an_event_it_was_sent(hub: Hub, hook: Make, partner: Partner) -> None:
     webhook = hook(partner.url, "form.submitted", "lead.qualified")
     hub.submit("prime", {"email": f"{name()}@example.com"})
 
@@ -215,7 +215,7 @@ def test_410_pauses_the_webhook_until_a_person_lets_it_run(hub: Hub, hook: Make,
 
 
 def test_a_dead_delivery_is_told_by_another_webhook_and_runs_in_no_circle(
-    hub: Any, hook: Make, partner: Partner, other_partner: Partner
+    hub: Hub, hook: Make, partner: Partner, other_partner: Partner
 ) -> None:
     partner.answers = [(500, {})]
     partner.text = b"call jo@example.com, " * 100
@@ -256,7 +256,7 @@ def test_a_partner_that_stalls_holds_up_no_other(
     assert hub.until(lambda: ("retry", "Retry: no answer within 10 s") in stalled.attempts(), 20)
 
 
-def test_an_address_that_only_the_hub_can_reach_is_not_reached(hub: Any, hook: Make) -> None:
+def test_an_address_that_only_the_hub_can_reach_is_not_reached(hub: Hub, hook: Make) -> None:
     webhook = hook("https://partner.example/latest/meta-data")
     # As a name would lead there that is a partner's today and tomorrow ours: SQL can know none.
     hub.as_superuser(
@@ -272,7 +272,7 @@ def test_an_address_that_only_the_hub_can_reach_is_not_reached(hub: Any, hook: M
 # Secrets ------------------------------------------------------------------------------------------------------------------
 
 
-def test_while_a_secret_is_changed_both_sign(hub: Any, hook: Make, partner: Partner) -> None:
+def test_while_a_secret_is_changed_both_sign(hub: Hub, hook: Make, partner: Partner) -> None:
     webhook = hook(partner.url)
     secrets = [webhook.secret]
     for overlap in ("1 day", "1 day", "0"):
@@ -289,7 +289,7 @@ def test_while_a_secret_is_changed_both_sign(hub: Any, hook: Make, partner: Part
     ]
 
 
-def test_a_webhook_that_is_deleted_leaves_no_secret(hub: Any, hook: Make, partner: Partner) -> None:
+def test_a_webhook_that_is_deleted_leaves_no_secret(hub: Hub, hook: Make, partner: Partner) -> None:
     webhook = hook(partner.url)
     webhook.emit()
     assert hub.until(lambda: webhook.deliveries() == ["done"])
@@ -305,7 +305,7 @@ def test_a_webhook_that_is_deleted_leaves_no_secret(hub: Any, hook: Make, partne
     ) == [(0,)]
 
 
-def test_no_secret_is_in_what_people_may_read(hub: Any, hook: Make, partner: Partner) -> None:
+def test_no_secret_is_in_what_people_may_read(hub: Hub, hook: Make, partner: Partner) -> None:
     webhook = hook(partner.url)
 
     for table in ("subscriptions", "audit_log", "events"):
@@ -319,7 +319,7 @@ def test_no_secret_is_in_what_people_may_read(hub: Any, hook: Make, partner: Par
 
 
 @pytest.mark.parametrize("who", ["OPERATOR", "CLOSER", "VIEWER"])
-def test_only_admins_make_and_change_webhooks(hub: Any, hook: Make, partner: Partner, who: str) -> None:
+def test_only_admins_make_and_change_webhooks(hub: Hub, hook: Make, partner: Partner, who: str) -> None:
     webhook = hook(partner.url)
 
     answers = [
@@ -534,7 +534,7 @@ def test_sql_and_the_sender_know_the_same_addresses_as_public(hub: Hub) -> None:
     assert known == [(str(edge), is_open(edge)) for edge in edges]
 
 
-def test_a_name_is_one_webhooks(hub: Any, hook: Make, partner: Partner) -> None:
+def test_a_name_is_one_webhooks(hub: Hub, hook: Make, partner: Partner) -> None:
     webhook = hook(partner.url)
 
     answer = hub.rpc(
