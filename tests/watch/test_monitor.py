@@ -45,7 +45,6 @@ def subscription(hub: Hub, org: Any) -> Any:
         org,
         f"subscription-{uuid.uuid4().hex[:10]}",
     )[0][0]
-    return subscription
 
 
 def emit(hub: Hub, org: uuid.UUID, count: int = 1) -> None:
