@@ -1,8 +1,8 @@
-"""Bundles: what one deployed function needs of this repository, written to dist/<function>/.
+"""Bundles: the files of this repository that one deployed function needs, written to dist/<function>/.
 
 The function's own folder, the modules of shared/ that its main.py imports, directly or through each other,
-and requirements.txt: the packages that these import and what those need in turn, pinned with the hashes of
-the lock file. An import inside a function counts like any other, one for type checkers only does not.
+and requirements.txt: the packages that these import and those that they need in turn, pinned with the hashes
+of the lock file. An import inside a function counts like any other, one for type checkers only does not.
 """
 
 import ast
@@ -20,7 +20,7 @@ FUNCTIONS = ROOT / "functions"
 DIST = ROOT / "dist"
 LOCK = ROOT / ".requirements.lock"
 
-# What a module needs although nothing imports it by name: the server's loop and parser, the reader of forms.
+# Packages that a module needs although nothing imports them: the server's loop and parser, the reader of forms.
 COMPANIONS = {
     "functions_framework.aio": ("httptools", "uvloop"),
     "starlette.formparsers": ("python-multipart",),
@@ -28,7 +28,7 @@ COMPANIONS = {
 
 
 class NotBundled(Exception):
-    """A function imports what cannot be put into its bundle."""
+    """A function imports something that cannot be put into its bundle."""
 
 
 def main() -> None:
@@ -71,7 +71,7 @@ def packages(function: str) -> list[str]:
 
 
 class Lock:
-    """A lock file: what it pins, and which package is there because of which."""
+    """A lock file: its pins, and the packages that each package needs."""
 
     def __init__(self, text: str) -> None:
         self._pins: dict[str, str] = {}
@@ -128,7 +128,7 @@ def _imports(tree: ast.AST) -> Iterator[str]:
 
 
 def _of_shared(name: str) -> Iterator[Path]:
-    """The files that importing this name runs, of ours: those of its packages, and its own."""
+    """The files of shared/ that importing this name runs: those of its packages, and its own."""
     parts = name.split(".")
     if parts[0] != "shared":
         return

@@ -1,6 +1,6 @@
-"""What is left to do by hand: of what a hub needs beside its migrations and functions, whatever is not there.
+"""The checklist: things that a hub needs beside its migrations and functions, and that are not there yet.
 
-The platform is asked first. What it does not say is listed as for a new project, with the reason.
+The platform is asked first. A part that it does not tell of is listed as for a new project, with the reason.
 """
 
 import shlex
@@ -14,14 +14,14 @@ SERVICES = ("cloudfunctions", "run", "cloudbuild", "artifactregistry", "secretma
 CLOCK = "sweep"
 PSQL = 'psql "$SUPABASE_DB_URL"'
 
-# What a secret holds, when it is none that somebody hands out.
+# The commands that make a secret which nobody hands out.
 MADE = {"HUB_INVOKE_SECRET": "openssl rand -hex 32"}
 MEANS = {"DATABASE_URL": "postgresql://hub_service.<ref>:<password>@<pooler host>:6543/postgres"}
 
 
 @dataclass(frozen=True)
 class Hub:
-    """What is deployed, as far as it matters here; project and region as a shell reads them."""
+    """The hub that is deployed; project and region as a shell reads them."""
 
     project: str
     region: str
@@ -35,7 +35,7 @@ class Hub:
 class Step:
     what: str
     commands: tuple[str, ...]
-    # Without it the deployment fails.
+    # Whether the deployment fails without it.
     is_needed: bool = False
 
 
@@ -43,7 +43,7 @@ class Step:
 class Part:
     title: str
     steps: list[Step]
-    # Why the platform did not say whether they are done.
+    # The reason for which the platform did not say whether the steps are done.
     not_asked: str | None = None
 
     def __str__(self) -> str:
@@ -57,7 +57,7 @@ class Part:
 
 
 def parts(hub: Hub, platform: Nothing) -> list[Part]:
-    """Those with something left to do, or of which nothing is known."""
+    """The parts with something left to do, or of which nothing is known."""
 
     def part(entry: tuple[str, Callable[[Hub, Nothing], Iterator[Step]]]) -> Part:
         title, steps = entry
@@ -67,7 +67,7 @@ def parts(hub: Hub, platform: Nothing) -> list[Part]:
             return Part(title, list(steps(hub, Nothing())), str(reason))
 
     first, *others = PARTS.items()
-    # What is not enabled cannot be asked.
+    # A service that is not enabled cannot be asked.
     found = [part(first)]
     with ThreadPoolExecutor() as pool:
         found += pool.map(part, others)

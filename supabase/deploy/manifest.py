@@ -1,9 +1,9 @@
-"""The manifest, made: functions/manifest.toml and each requirements.txt, of what every main.py declares and imports.
+"""The manifest, made: functions/manifest.toml and each requirements.txt, from the declarations and imports of main.py.
 
     python -m deploy.manifest [--check]
 
 Each fact has one place: the purpose is the docstring's first line, all else is said to `@endpoint` or follows from it.
-With --check nothing is written, and what would change is an error.
+With --check nothing is written, and a difference is an error.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ HEADING = """\
 
 
 class Undeclared(Exception):
-    """A function cannot be listed; a sentence says why."""
+    """A function cannot be listed; the message says why."""
 
 
 def main() -> int:
@@ -46,7 +46,7 @@ def main() -> int:
 
 
 def write() -> list[Path]:
-    """Write what is not there as it would be made; answers those files."""
+    """Write the files that are not as they would be made; answers them."""
     changed = changes()
     for path, text in changed.items():
         # Whole or not at all: a gateway reads the manifest all the time.
@@ -57,7 +57,7 @@ def write() -> list[Path]:
 
 
 def changes() -> dict[Path, str]:
-    """The files that would be other than they are, with what they would be."""
+    """The files that are not as they would be made, with their right text."""
     made = _made()
     return {path: text for path, text in made.items() if not path.exists() or path.read_text() != text}
 
@@ -93,7 +93,7 @@ def _declaration(name: str) -> tuple[str, Endpoint]:
     module = importlib.util.module_from_spec(spec)
     declared.pop(name, None)
     try:
-        # Here no setting is needed: an endpoint is declared before it fails for one.
+        # No setting is needed here: an endpoint is declared before it fails for one.
         with contextlib.suppress(settings.BadSetting):
             spec.loader.exec_module(module)
     except Exception as error:

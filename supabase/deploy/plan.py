@@ -3,8 +3,8 @@
     python -m deploy.plan [--dry-run]
 
 Migrations go first, and the first failure ends it. No command holds a secret: functions get theirs from
-Secret Manager, and the database's password goes to the Supabase CLI in its environment. What has to be done by hand
-is asked of the platform, and named while it is not done.
+Secret Manager, and the database's password goes to the Supabase CLI in its environment. The platform is asked about each
+step to be done by hand, and the step is named while it is not done.
 """
 
 import os
@@ -36,7 +36,7 @@ PROGRAMS = {"supabase": "the Supabase CLI", "gcloud": "the Google Cloud CLI"}
 class Command:
     arguments: list[str]
     environment: Mapping[str, str] = field(default_factory=dict)
-    # Names for the command of what stands in our environment under another: printed as such, never as values.
+    # The command's names for secrets that our environment has under another name: names are printed, never values.
     secrets: Mapping[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
@@ -52,7 +52,7 @@ class Command:
 
 @dataclass(frozen=True)
 class Standing:
-    """What is there already, as far as the platform said it."""
+    """The parts that are there already, as far as the platform told."""
 
     platform: Nothing
     functions: Functions
@@ -102,7 +102,7 @@ def plan(manifest: Manifest, environment: Environment, functions: Functions = No
 
 
 def _completed(manifest: Manifest, environment: Environment) -> dict[str, str]:
-    """With what follows from the rest."""
+    """The environment with the settings that follow from others."""
     project, region = _value("GCP_PROJECT", environment), _value("GCP_REGION", environment)
     return {
         **environment,
@@ -112,7 +112,7 @@ def _completed(manifest: Manifest, environment: Environment) -> dict[str, str]:
 
 
 def _push_migrations(environment: Environment) -> Command:
-    # The vault stays as it is: what this environment calls SUPABASE_URL may well be a local hub.
+    # The vault stays as it is: SUPABASE_URL in this environment may well be a local hub.
     url = _value("SUPABASE_DB_URL", environment)
     return Command(
         ["supabase", "db", "push", "--remote", url, "--include-seed", "--skip-vault", "--yes"],
@@ -122,7 +122,7 @@ def _push_migrations(environment: Environment) -> Command:
 
 
 def _database(environment: Environment) -> dict[str, str]:
-    """What the Supabase CLI finds in its environment when it asks."""
+    """The environment of the Supabase CLI."""
     password = environment.get("SUPABASE_DB_PASSWORD", "")
     return {"PGSSLMODE": environment.get("PGSSLMODE", "require"), "PGPASSWORD": password}
 
@@ -136,14 +136,14 @@ def _deploy(name: str, entry: Entry, environment: Environment, functions: Functi
         "source": str((DIST / name).relative_to(ROOT)),
         "entry-point": name,
         "memory": f"{entry['memory']}Mi",
-        # With less than a whole one, an instance may serve one request at a time only.
+        # With less than a whole processor, an instance may serve one request at a time only.
         "cpu": 1,
         "timeout": f"{entry['timeout']}s",
         "concurrency": entry["concurrency"],
         "min-instances": entry["min_instances"],
         "max-instances": entry["max_instances"],
     }
-    # What these do not name stays as it is, unlike with --set-env-vars and --set-secrets.
+    # Settings that these do not name stay as they are, unlike with --set-env-vars and --set-secrets.
     changes = {
         "remove-secrets": given.removed_secrets,
         "remove-env-vars": given.removed_variables,
@@ -183,7 +183,7 @@ def _missing(manifest: Manifest, environment: Environment, functions: Functions)
 
 
 def _say_by_hand(manifest: Manifest, environment: Environment, standing: Standing) -> list[str]:
-    """Print what is left to do by hand; answers what of it a deployment cannot do without."""
+    """Print the steps left to do by hand; answers those that a deployment cannot do without."""
     given = [settings(name, entry, environment, standing.functions) for name, entry in manifest.items()]
     # Cloud Scheduler waits for the answer, as the database does not.
     called = [name.replace("_", "-") for name, entry in manifest.items() if entry["caller"] == "hub"]

@@ -1,4 +1,4 @@
-"""What is there already, asked of gcloud and supabase by commands that only read.
+"""The platform: gcloud and supabase are asked, by commands that only read, for the parts that are there already.
 
 An answer that does not come is NotAsked, with the reason in the CLI's words. `Nothing` answers as a new project does.
 """
@@ -25,12 +25,12 @@ select slug as name from public.sites where enabled and not exists (
 
 
 class NotAsked(Exception):
-    """The platform did not say it; why not, as the end of a sentence."""
+    """The platform did not answer; the message says why, as the end of a sentence."""
 
 
 @dataclass(frozen=True)
 class Deployed:
-    """A function as it runs now: its settings, the names of its secrets, and who it runs as."""
+    """A function as it runs now: its settings, the names of its secrets, and its service account."""
 
     variables: Mapping[str, str] = field(default_factory=dict)
     secrets: frozenset[str] = frozenset()
@@ -68,11 +68,11 @@ class Nothing:
         return {}
 
     def throttled(self, functions: Collection[str]) -> list[str]:
-        """Which of these have a processor only while they are asked something."""
+        """The functions that have a processor only while they serve a request."""
         return list(functions)
 
     def vault(self) -> dict[str, str | None]:
-        """The two secrets by which the database calls functions; the value of the one that is none."""
+        """The two secrets by which the database calls functions, with the value of the URL, which is no secret."""
         return {}
 
     def sites_without_secret(self) -> list[str]:
@@ -165,7 +165,7 @@ class Platform(Nothing):
         return self._environment["GCP_REGION"]
 
     def _listed(self, service: str, *arguments: str, fields: str) -> Any:
-        """What a service lists; nothing where it is not enabled, since gcloud cannot ask it then."""
+        """The list of a service; empty when it is not enabled, since gcloud cannot ask it then."""
         if self._enabled is not None and f"{service}.googleapis.com" not in self._enabled:
             return []
         return self._gcloud(*arguments, fields=fields)
@@ -229,7 +229,7 @@ def _json(text: str) -> Any:
 
 
 def _reason(done: subprocess.CompletedProcess[str]) -> str:
-    """What the CLI said was wrong, on one line: supabase says it in JSON."""
+    """The error of the CLI, on one line: supabase says it in JSON."""
     try:
         said = str(json.loads(done.stdout)["error"]["message"])
     except (ValueError, KeyError, TypeError):

@@ -1,7 +1,7 @@
-"""Which of its settings a deployment gives a function, which it leaves as they are, and which it takes away.
+"""Settings of deployed functions: those that a deployment sets, leaves as they are, or takes away.
 
-What is not in the environment of whoever deploys stays as an earlier deployment left it: a shell that lacks LLM_*
-must not take the model away. REMOVE="NAME …" in the environment takes settings away on purpose.
+A setting that the deploying shell lacks stays as an earlier deployment left it: a shell without LLM_* must not take the
+model away. REMOVE="NAME …" in the environment takes settings away on purpose.
 """
 
 import re
@@ -17,7 +17,7 @@ type Environment = Mapping[str, str]
 # None when the platform could not be asked.
 type Functions = Mapping[str, Deployed] | None
 
-# What goes along as it stands in the environment; every other setting is a secret.
+# Public settings go along as they stand in the environment; every other setting is a secret.
 PUBLIC = {
     "SUPABASE_URL": "the project's",
     "SUPABASE_PUBLISHABLE_KEY": "the project's",
@@ -27,29 +27,29 @@ PUBLIC = {
     "FUNCTIONS_URL": "below which the functions are",
     "HUB_FUNCTIONS": "the names of all functions, with blanks between",
 }
-# Of Cloud Run, where one proxy of Google's stands before every function; a load balancer before that is another.
+# On Cloud Run one proxy of Google's stands before every function; a load balancer before that is another.
 USUAL = {"TRUSTED_PROXIES": "1"}
-# The runtime sets it itself.
+# The runtime sets these itself.
 _OF_THE_RUNTIME = {"LOG_EXECUTION_ID"}
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Of one function."""
+    """The settings of one function, sorted by their fate."""
 
     variables: Mapping[str, str]
     secrets: list[str]
     removed_variables: list[str]
     removed_secrets: list[str]
-    # Optional ones that are set there, and not here.
+    # Optional settings that are set there, and not here.
     kept: list[str]
-    # Public ones that are set neither here nor there.
+    # Public settings that are set neither here nor there.
     missing: list[str]
 
 
 def settings(function: str, entry: Entry, environment: Environment, functions: Functions) -> Settings:
     known = _known(function, functions)
-    # Whatever may be there is removed where nobody says what is.
+    # When the platform does not tell, every optional setting may be there, and is removed if asked.
     there = _all_of(_optional(entry)) if functions is None else known
     to_remove = _to_remove(environment)
     optional = [name for name in _optional(entry) if name not in to_remove]
@@ -71,7 +71,7 @@ def settings(function: str, entry: Entry, environment: Environment, functions: F
 
 
 def problems(manifest: Manifest, environment: Environment, functions: Functions) -> Iterator[str]:
-    """What REMOVE asks for and cannot be."""
+    """The parts of REMOVE that cannot be done, as sentences."""
     to_remove = _to_remove(environment)
     for function, entry in manifest.items():
         for name in sorted(to_remove.intersection(entry["settings"])):
@@ -87,9 +87,9 @@ def problems(manifest: Manifest, environment: Environment, functions: Functions)
 
 
 def remarks(manifest: Manifest, environment: Environment, functions: Functions) -> Iterator[str]:
-    """What is set there and was not said here, and how to take it away."""
+    """Sentences about settings that are set there and not here, and how to take them away."""
     if functions is None:
-        yield 'What an earlier deployment set and this shell does not stays. To remove it: make deploy REMOVE="NAME …"'
+        yield 'Settings that this shell lacks stay as an earlier deployment left them. To remove one: make deploy REMOVE="NAME …"'
         return
     found = {name: settings(name, entry, environment, functions) for name, entry in manifest.items()}
     kept = {name: it.kept for name, it in found.items() if it.kept}

@@ -12,7 +12,7 @@ CLOSE: Header = (b"connection", b"close")
 
 
 class Rejected(Exception):
-    """What a request is answered with instead of what it asked for."""
+    """A refusal that answers a request."""
 
     def __init__(self, status: int, code: str, message: str, *headers: Header) -> None:
         super().__init__(message)

@@ -1,4 +1,4 @@
--- What a new Supabase project holds before its first migration, as of the end of 2026.
+-- The schemas, roles and extensions of a new Supabase project before its first migration, as of the end of 2026.
 --
 -- Runs once, as supabase_admin, the only superuser. Everything a migration could stumble over on a hosted
 -- project is meant to make it stumble here: postgres is not superuser, it may not change auth, storage

@@ -1,4 +1,4 @@
-"""REST and Auth for any web page, as hosted: what protects them is a token, never a cookie."""
+"""REST and Auth for any web page, as hosted: a token protects them, never a cookie."""
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -12,7 +12,7 @@ PREFLIGHT_SECONDS = b"3600"
 
 
 def open_to_pages(app: ASGIApp, scope: Scope, send: Send) -> tuple[ASGIApp, Send]:
-    """The app to answer with, and the `send` that adds what a browser needs to let its page read."""
+    """The app to answer with, and the `send` that adds the headers by which a browser lets its page read."""
     fields = dict(scope["headers"])
     if scope["method"] == "OPTIONS" and b"access-control-request-method" in fields:
         app = _preflight

@@ -106,7 +106,7 @@ class Job:
 
 
 class Waiting:
-    """What the scheduler remembers of a job between its runs."""
+    """The scheduler's memory of a job between its runs."""
 
     def __init__(self, schedule: str, now: datetime) -> None:
         self.schedule = schedule
@@ -188,7 +188,7 @@ class Scheduler:
                 await self._run(job)
         finally:
             waiting.is_running = False
-        # What piled up meanwhile runs back to back.
+        # Runs that piled up meanwhile follow back to back.
         self._start_due(runs)
 
     async def _run(self, job: Job) -> None:

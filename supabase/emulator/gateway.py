@@ -1,6 +1,6 @@
 """One port in front of REST, Auth and the functions, with a hosted project's URLs.
 
-Each request is read whole before anybody sees it, so a slow sender waits here and nowhere else, and whatever
+Each request is read whole before anybody sees it, so a slow sender waits here and nowhere else. A request that
 could be read in two ways (framing, repeated credentials) is refused before it reaches something that decides.
 """
 

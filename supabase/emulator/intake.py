@@ -1,6 +1,6 @@
-"""Taking a request in: refuse what is ambiguous or too large, read the rest whole.
+"""Taking a request in: refuse it if it is ambiguous or too large, else read it whole.
 
-How long a request may take to arrive is the server's concern (`server.Protocol`).
+`server.Protocol` limits the time in which a request arrives.
 """
 
 from starlette.types import Message, Receive, Scope

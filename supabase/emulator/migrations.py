@@ -21,7 +21,7 @@ ENVIRONMENT = re.compile(r"env\((?P<name>\w+)\)")
 # Two hubs that start on one database take turns.
 LOCK = 0x6D697373696F6E
 LOCK_TIMEOUT = "10s"
-# The seed that is not a file: emulator/seeding.py.
+# The record of emulator/seeding.py among the seed files.
 USERS = "mission-control/users"
 
 HISTORY = """
@@ -143,7 +143,7 @@ def _apply(connection: Connection, migration: Migration) -> None:
         connection.execute("select set_config('lock_timeout', %s, true)", [LOCK_TIMEOUT])
         for part in parts:
             _execute(connection, migration.path, part)
-        # What a file has set for its session ends with the file.
+        # The role and settings of a file end with the file.
         connection.execute("reset role")
         connection.execute("reset all")
         _record(connection, migration, parts)

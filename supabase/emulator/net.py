@@ -1,7 +1,7 @@
-"""The worker of pg_net: sends what is queued, right after the commit, and stores the answers.
+"""The worker of pg_net: sends queued requests, right after the commit, and stores the answers.
 
 One transaction per batch, as in the original, with its consequences: the slowest request of a batch holds
-back what is behind it, and a worker that dies in a batch leaves it in the queue, so all of it is sent again.
+back those behind it, and a worker that dies in a batch leaves it in the queue, so all of it is sent again.
 """
 
 import asyncio
@@ -51,7 +51,7 @@ STORE = """
   values (%(id)s, %(status_code)s, %(content_type)s, %(headers)s, %(content)s, %(timed_out)s, %(error_msg)s)
 """
 
-# What curl says, because that is what the column holds on a hosted project.
+# The words of curl, as the column holds them on a hosted project.
 CURL_WORDS: dict[type[Exception], str] = {
     httpx.ConnectError: "Couldn't connect to server",
     httpx.RemoteProtocolError: "Server returned nothing (no headers, no data)",
@@ -89,7 +89,7 @@ async def send_requests(connection: Connection) -> None:
 
 
 def client() -> httpx.AsyncClient:
-    """Without proxies from the environment, and without kept connections that a killed receiver would break."""
+    """A client without proxies from the environment and without kept connections, which a killed receiver would break."""
     http = httpx.AsyncClient(
         headers={"User-Agent": USER_AGENT},
         timeout=None,  # noqa: S113  (each request has its own deadline, over everything)

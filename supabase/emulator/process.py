@@ -34,7 +34,7 @@ def die_with_parent(sign: signal.Signals = signal.SIGKILL) -> Callable[[], None]
 
 
 def die_with(parent: int) -> None:
-    """The same for this process itself: `kill -9` of make must not leave a hub behind."""
+    """End this process when its parent dies: `kill -9` of make must not leave a hub behind."""
     _ask_kernel(signal.SIGKILL)
     if os.getppid() != parent:
         sys.exit(1)
@@ -46,7 +46,7 @@ def _ask_kernel(sign: signal.Signals) -> None:
 
 
 def open_log(path: Path) -> BinaryIO:
-    """For appending. Where it cannot be opened its lines are lost, and the process runs all the same."""
+    """Open a log for appending. The lines of one that cannot be opened are lost, and the process runs all the same."""
     try:
         return path.open("ab")
     except OSError:
@@ -54,7 +54,7 @@ def open_log(path: Path) -> BinaryIO:
 
 
 class Child:
-    """Restarted at once, except when it keeps failing at its start by itself: then with growing pauses."""
+    """A child process: restarted at once, but with growing pauses while it keeps failing at its start."""
 
     def __init__(
         self, name: str, start: Callable[[], Process], log: Path, say: Callable[[str], None]
@@ -84,7 +84,7 @@ class Child:
             self.start()
 
     def end(self, sign: signal.Signals, seconds: float) -> bool:
-        """Ask it to end and wait; whether it has."""
+        """Ask the child to end and wait; answers whether it has."""
         if self.process is None:
             return True
         self.process.send_signal(sign)

@@ -1,4 +1,4 @@
-"""`make reset`: removes what a hub has made on its state folder, and nothing else that lies there."""
+"""`make reset`: removes the files that a hub has made in its state folder, and no others there."""
 
 import contextlib
 from pathlib import Path
@@ -8,7 +8,7 @@ from emulator.state import Keys, State, StateUnusable
 
 # Hubs before this one had a seeding.log.
 LOGS = ("gateway.log", "postgres.log", "seeding.log", "workers.log")
-# The keys late, for they are what a hub's folder is known by, also after a reset that was cut off.
+# The keys go late: a hub's folder is known by them, also after a reset that was cut off.
 FILES = ("hub.env", "hub.env.new", "postgres.port", "keys.json.new", "keys.json", "lock")
 
 
@@ -17,7 +17,7 @@ class NotAHub(Exception):
 
 
 def reset(state: State) -> str:
-    """Says what was removed."""
+    """Remove a hub's files; answers a sentence about them."""
     folder, apart = state.folder, data_apart(state.folder)
     if not folder.exists():
         return _remove_orphan(apart) or f"There is nothing at {folder}."

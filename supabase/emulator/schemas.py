@@ -1,4 +1,4 @@
-"""What the database is: the files of supabase/schemas, in the order in which they are loaded.
+"""The schemas: the files of supabase/schemas say what the database is, in the order in which they are loaded.
 
 config.toml names that order, for Supabase's own tools too; a pattern adds what an earlier one has not named.
 """
@@ -20,7 +20,7 @@ def files(project: Path) -> list[Path]:
 
 
 def load(database_url: str, project: Path) -> None:
-    """Make in an empty database what the files say."""
+    """Make the objects of the files in an empty database."""
     with psycopg.connect(database_url, autocommit=True) as connection:
         for file in files(project):
             try:

@@ -26,11 +26,11 @@ class Server:
         return self.postgres.bin / "pg_dump"
 
     def fresh_database(self) -> "Database":
-        """As a new project has it."""
+        """A database as a new project has it."""
         return self._create("postgres")
 
     def empty_database(self) -> "Database":
-        """For a dump that brings everything, except the server's roles."""
+        """A database for a dump that brings everything, except the server's roles."""
         return self._create("template0")
 
     def _create(self, template: str) -> "Database":

@@ -1,4 +1,4 @@
-"""uvicorn as the gateway runs it: JSON logs, JSON refusals, and an end to what never ends."""
+"""uvicorn as the gateway runs it: JSON logs, JSON refusals, and an end to requests that never end."""
 
 import asyncio
 import json
@@ -37,7 +37,7 @@ def configured(app: ASGIApp) -> uvicorn.Config:
         lifespan="on",
         log_config=None,
         access_log=False,
-        # Nothing stands in front of it, whatever a client writes into X-Forwarded-For.
+        # No proxy stands in front of the gateway: X-Forwarded-For is a client's own.
         proxy_headers=False,
         server_header=False,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
@@ -59,7 +59,7 @@ class Server(uvicorn.Server):
 
 
 class Protocol(protocol.Protocol):
-    """The functions' own, with an end to requests that never end and to clients that never stop sending."""
+    """The functions' own protocol, with an end to requests that never end and to clients that never stop sending."""
 
     _arriving = True
     _in_head = True

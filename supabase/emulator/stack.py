@@ -1,6 +1,6 @@
 """The supervisor: one process tree that is up as long as this process, and down when it is gone.
 
-Postgres, the gateway and the workers are children of this process. Whichever dies is started again at
+Postgres, the gateway and the workers are children of this process. A child that dies is started again at
 once; the listening socket stays open here meanwhile, so clients of a killed gateway wait instead of
 being refused.
 """
@@ -40,7 +40,7 @@ class StackFailed(Exception):
 
 
 def say(text: str) -> None:
-    # Whoever started the hub may have stopped reading.
+    # The starter of the hub may have stopped reading.
     with contextlib.suppress(OSError):
         print(text, flush=True)
 
@@ -80,7 +80,7 @@ class Stack:
         self.watchdog = Watchdog(self.port)
 
     def run(self) -> None:
-        """Until somebody ends it by Ctrl-C, SIGTERM or SIGHUP."""
+        """Run until Ctrl-C, SIGTERM or SIGHUP."""
         for sign in (signal.SIGINT, signal.SIGTERM):
             signal.signal(sign, _interrupt)
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup leaves it
@@ -101,7 +101,7 @@ class Stack:
         began = time.monotonic()
         self.state.environment.unlink(missing_ok=True)
         write_private(self.state.port_file, str(self.postgres.port))
-        # It takes as long to import as Postgres to start, and needs no database before it is asked something.
+        # The gateway takes as long to import as Postgres to start, and needs no database before its first request.
         self.gateway.start()
         self._bring_up_database()
         unfinished = {"sync": self.postgres.sync()} if self.postgres.is_new else {}
@@ -187,7 +187,7 @@ class Stack:
         pass_fds: tuple[int, ...] = (),
         stdin: int = subprocess.DEVNULL,
     ) -> Process:
-        """One that has no log is heard when it has ended."""
+        """Start a Python process; the output of one without a log is read when it has ended."""
         with open_log(self.state.logs / log) if log else contextlib.nullcontext(subprocess.PIPE) as output:
             return subprocess.Popen(
                 [sys.executable, "-m", module, *arguments],

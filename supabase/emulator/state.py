@@ -1,4 +1,4 @@
-"""The state folder of one hub: its keys, where its files lie, and the lock that keeps a second hub out.
+"""The state folder of one hub: its keys, the paths of its files, and the lock that keeps a second hub out.
 
 Keys are made at the first start and stay. Nothing in the repository is a default key, so a hub that
 somebody can reach by accident still has secrets of its own.
@@ -71,7 +71,7 @@ class Keys:
 
 
 def secret_name(site: str) -> str:
-    """What hub.env calls it."""
+    """The name of a site's secret in hub.env."""
     return f"{site.upper().replace('-', '_')}_WEBHOOK_SECRET"
 
 
@@ -100,7 +100,7 @@ class State:
         return Keys.load(self.folder)
 
     def add_site_secret(self, site: str, secret: str) -> None:
-        """So that the next start knows it as well."""
+        """Keep a site's secret, so that the next start knows it as well."""
         keys = self.keys
         keys.site_secrets[site] = secret
         write_private(self.folder / "keys.json", json.dumps(asdict(keys), indent=2))
@@ -114,7 +114,7 @@ class State:
         return f"postgresql://{role}:{password}@127.0.0.1:{self.postgres_port}/{database}?sslmode=disable"
 
     def open(self) -> None:
-        """Make what is missing: the folder and, once, the keys."""
+        """Make the folder and, once, the keys, if they are missing."""
         self.check()
         self.logs.mkdir(parents=True, exist_ok=True)
         if not (self.folder / "keys.json").exists():
@@ -130,11 +130,11 @@ class State:
             if vault_key.exists() and vault_key.read_text() not in ("", self.keys.vault_key):
                 raise StateUnusable(f"{file} is not the one that the database here was made with. {BACK}")
         elif os.path.lexists(self.folder / "postgres"):
-            # New keys would open neither the database nor what vault keeps in it.
+            # New keys would open neither the database nor the secrets in its vault.
             raise StateUnusable(f"{file} is missing, and the database here was made with it. {BACK}")
 
     def lock(self) -> None:
-        """Hold the folder until this process ends; the kernel lets go of it however that happens."""
+        """Hold the folder until this process ends; the kernel then lets go of it in any case."""
         # A hub that was killed a moment ago may still be going down, and a reset removes the file.
         for _ in range(20):
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -165,7 +165,7 @@ def write_private(path: Path, text: str) -> None:
 
 
 def _signing_key() -> dict[str, str]:
-    # Slow to import, and only a first start makes keys.
+    # cryptography is slow to import, and only a first start makes keys.
     from cryptography.hazmat.primitives.asymmetric import ec
 
     numbers = ec.generate_private_key(ec.SECP256R1()).private_numbers()

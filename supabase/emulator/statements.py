@@ -51,7 +51,7 @@ def _pieces(script: str) -> Iterator[str]:
 
 
 def _comment_end(script: str, position: int) -> int:
-    """Block comments nest."""
+    """The end of a block comment; they nest."""
     depth = 1
     while depth:
         edge = COMMENT_EDGE.search(script, position)

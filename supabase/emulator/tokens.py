@@ -75,7 +75,7 @@ class Tokens:
         return self.verify(bearer)
 
     def authenticate_with_secret_key(self, headers: Mapping[str, str]) -> Claims:
-        """As `authenticate`, where only the secret key opens, whoever else is signed in beside it."""
+        """The claims of the secret key; any other caller is refused, whoever is signed in beside it."""
         claims = self.authenticate(headers)
         if not hmac.compare_digest(headers.get("apikey", "").encode(), self._secret_key):
             raise Refused(

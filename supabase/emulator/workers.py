@@ -1,4 +1,4 @@
-"""The workers in one process: pg_net sends what was queued, pg_cron runs what is due, a clock outside of both sweeps."""
+"""The workers in one process: pg_net sends queued requests, pg_cron runs due jobs, a clock outside of both sweeps."""
 
 import asyncio
 import contextlib
@@ -33,7 +33,7 @@ async def work(state: State) -> None:
 
 
 async def through_restarts(work: Callable[[], Awaitable[None]]) -> None:
-    """A database that goes away comes back; the work goes on as soon as it does."""
+    """Do the work, and begin again when a database that went away comes back."""
     warned = -math.inf
     while True:
         try:
@@ -60,7 +60,7 @@ async def run_jobs(url: str) -> None:
 
 
 async def sweep() -> None:
-    """As Cloud Scheduler does, only oftener: without any help of the database."""
+    """Call the function sweep without any help of the database, as Cloud Scheduler does, only oftener."""
     seconds = float(os.environ.get("HEARTBEAT_SECONDS", "10"))
     url, key = f"{os.environ['FUNCTIONS_URL']}/sweep", os.environ["HUB_INVOKE_SECRET"]
     async with httpx.AsyncClient(headers={"apikey": key}, timeout=60, trust_env=False) as client:

@@ -1,9 +1,9 @@
-"""Play a busy day in a minute against a running hub, then check what it knows against what was sent.
+"""Play a busy day in a minute against a running hub, then check its rows against the forms that were sent.
 
     python -m operate.demo --state .state
 
 Three sites, some 300 submissions with repeats, somebody known at two sites, bookings, spam, a site that falls silent,
-an agent that fails and recovers, a merge and its undoing. Each run brings people of its own, so it may be run again.
+an agent that fails and recovers, a merge and its undoing. Each run brings contacts of its own, so it may be run again.
 """
 
 import argparse
@@ -62,7 +62,7 @@ class Day:
     sent: list[Sent] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
-    # What people do
+    # The day's submissions
 
     def person(self, number: int | str) -> dict[str, str]:
         return {"name": f"Demo {self.run} {number}", "email": f"{number}.{self.run}@example.com"}
@@ -92,7 +92,7 @@ class Day:
         )
 
     async def send(self, submissions: list[Sent]) -> None:
-        """All of them, one in four twice and now and then at the same moment, as sites do."""
+        """Send all of them, one in four twice and now and then at the same moment, as sites do."""
         self.sent += [it for it in submissions if not it.answers]
         line = [it for it in submissions for _ in range(2 if self.chance.random() < 0.25 else 1)]
         self.chance.shuffle(line)
@@ -112,7 +112,7 @@ class Day:
             return
         it.answers.append(answer.json())
 
-    # What the hub knows
+    # The hub's rows
 
     def wait(self, what: str, is_so: Callable[[], bool]) -> None:
         deadline = time.monotonic() + PATIENCE_SECONDS
@@ -185,7 +185,7 @@ def morning(day: Day) -> None:
     submissions += [day.booking(number) for number in range(40)]
     submissions += [day.spam(number) for number in range(10)]
     asyncio.run(day.send(submissions))
-    # Some sites repeat what was answered long ago.
+    # Some sites repeat forms that were answered long ago.
     asyncio.run(day.send(day.chance.sample(submissions, 20)))
     day.wait("every form and booking is qualified", day.is_qualified)
 
@@ -198,7 +198,7 @@ def two_sites(day: Day) -> None:
 
 
 def bad_hour(day: Day) -> None:
-    """A version that cannot decide is published; what fails is kept, and put in line again when it is mended."""
+    """A version that cannot decide is published; its dead deliveries are kept, and replayed when it is mended."""
     published = day.hub.published("lead-qualifier")
     [subscription] = day.hub.rows("subscriptions", select="max_attempts", name="eq.lead-qualifier")
     failing = [day.form("prime", f"f{number}") for number in range(12)]
@@ -230,7 +230,7 @@ def silence(day: Day) -> None:
         # Nobody waits two hours for a demo: this site was last heard three hours ago.
         database.execute(_QUIET_SITE, {"slug": slug})
         database.execute(_HEARD, {"slug": slug, "ago": "3 hours"})
-        # What the clock writes every quarter of an hour.
+        # The clock writes this event every quarter of an hour.
         database.execute(_MONITOR_DUE, {"slug": slug})
         day.wait(
             "the silence is noticed", lambda: len(day.hub.rows("alerts", select="id", **open_alert)) == 1
@@ -286,7 +286,7 @@ SCENES: dict[str, Callable[[Day], None]] = {
 
 
 def truths(day: Day) -> Iterator[tuple[str, bool]]:
-    """What must be so, whatever happened."""
+    """The sentences that must be true after the day, and whether each is."""
     day.wait("everything is qualified", day.is_qualified)
     answered = [it for it in day.sent if it.answers]
     yield f"{len(day.sent)} submissions were answered", len(answered) == len(day.sent)

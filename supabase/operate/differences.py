@@ -1,4 +1,4 @@
-"""In what two databases of the hub differ: every object of its schemas, the rows that are code, the schedules.
+"""Differences between two databases of the hub: every object of its schemas, the rows that are code, the schedules.
 
 An object is one entry of pg_dump, named as pg_dump names it.
 """
@@ -12,9 +12,9 @@ import psycopg
 from psycopg import sql
 
 SCHEMAS = ("public", "hub", "private")
-# Made by the clock, so they say nothing about who wrote what.
+# The clock makes partitions, so no file does.
 PARTITIONS = "private.events_20*"
-# Tables whose rows are code, by what names a row and what it says.
+# Tables whose rows are code: the columns that name a row, and those of its content.
 CATALOGUES = {
     "public.role_permissions": (("role", "permission"), ()),
     "public.event_types": (
@@ -109,6 +109,6 @@ def _rows_of(table: str, key: tuple[str, ...], values: tuple[str, ...]) -> sql.C
 
 
 def different(is_now: Objects, shall_be: Objects) -> list[Name]:
-    """Names of what is missing, too much or not the same, in the order in which it can be made."""
+    """Names of the objects that are missing, too much or not the same, in the order in which they can be made."""
     gone = [name for name in is_now if name not in shall_be]
     return [name for name in shall_be if is_now.get(name) != shall_be[name]] + gone

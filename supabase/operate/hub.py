@@ -10,7 +10,7 @@ import httpx
 
 
 class Refused(Exception):
-    """It cannot be done, in a sentence for whoever asked."""
+    """The command cannot be done; the message is a sentence for its caller."""
 
 
 class Hub:
@@ -58,7 +58,7 @@ class Hub:
 
 
 def settings(state: str) -> dict[str, str]:
-    """What hub.env says, or the environment where there is none."""
+    """The settings of hub.env, or the environment if there is none."""
     path = Path(state) / "hub.env"
     if not path.exists():
         if "SUPABASE_URL" in os.environ:

@@ -1,11 +1,11 @@
-"""Writes the next migration, from what supabase/schemas says and the migrations do not make yet.
+"""Writes the next migration: the objects of supabase/schemas that the migrations do not make yet.
 
     make migration NAME=add_channels     the next file
     make seal                            writes down the hashes of new files; from then on they stay as they are
 
 Functions, views, triggers, policies, rights, comments and rows of the catalogue are written as statements. Of a
-table, a key or an index that changes both definitions stand in a comment: a person writes what leads from the one to
-the other without losing rows or holding locks.
+table, a key or an index that changes both definitions stand in a comment: a person writes the statements that lead from
+the one to the other without losing rows or holding locks.
 """
 
 import argparse
@@ -89,7 +89,7 @@ def next_text(project: Path, name: str) -> str:
     parts += [
         _statements(each, is_now.get(each), shall_be.get(each), written)
         for each in changed
-        # The schemas' own statement of a new table has its keys and defaults.
+        # The schemas' statement of a new table has its keys and defaults.
         if not (each.type in WITHIN_A_TABLE and each.name.split()[0] in made)
     ]
     return "\n\n".join(part.strip() for part in parts if part) + "\n"
@@ -114,7 +114,7 @@ def _answers_something_else(name: Name, before: str | None, after: str | None) -
 
 
 def both(project: Path) -> tuple[Objects, Objects]:
-    """What the migrations make, and what the schemas say."""
+    """The objects of the migrations, and those of the schemas."""
     with running_server() as server:
         migrated, declared = server.fresh_database(), server.fresh_database()
         migrate(migrated.url(), project, NOWHERE, lambda _: None)
@@ -123,7 +123,7 @@ def both(project: Path) -> tuple[Objects, Objects]:
 
 
 def _written(project: Path) -> dict[Name, str]:
-    """The schemas' own statements, with the comments before them, by what they make."""
+    """The schemas' own statements, with the comments before them, by the object that they make."""
     found: dict[Name, str] = {}
     for file in schemas.files(project):
         for statement in statements(file.read_text()):
@@ -138,7 +138,7 @@ def _written(project: Path) -> dict[Name, str]:
 
 
 def _without_heading(statement: str) -> str:
-    """Without the comment that heads a file: an empty line ends it."""
+    """The statement without the comment that heads its file: an empty line ends that."""
     heading, gap, rest = statement.partition("\n\n")
     return rest if gap and all(line.startswith("--") for line in heading.splitlines()) else statement
 
@@ -156,7 +156,7 @@ def _statements(name: Name, before: str | None, after: str | None, written: dict
     if name.type == "ACL":
         return "\n".join([*_revoked(before, after), after])
     if name.type in REPLACED:
-        # What answers something else cannot replace the old one.
+        # A function that answers another type cannot replace the old one.
         gone = _drop(name, before) if _answers_something_else(name, before, after) else ""
         return f"{gone}\n{CREATE.sub(lambda made: made[0].replace('create', 'create or replace', 1), source)}"
     return source
@@ -170,7 +170,7 @@ def _drop(name: Name, before: str) -> str:
         return f"drop {name.type.lower()} {name.schema}.{name.name};"
     if name.type in (*CHANGED_BY_HAND, "ROW"):
         return _by_hand(name, before, "gone")
-    # Comments and rights go with what they are of.
+    # Comments and rights go with their object.
     return ""
 
 
@@ -201,7 +201,7 @@ def seal(project: Path) -> str:
 
 
 def hashes(project: Path) -> dict[str, str]:
-    """Of each sealed file, as sha256sum writes them."""
+    """The hash of each sealed file, as sha256sum writes them."""
     path = project / "migrations.sha256"
     lines = path.read_text().splitlines() if path.exists() else []
     return {line.split("/", 1)[1]: line.split()[0] for line in lines}

@@ -3,11 +3,11 @@
     NAME="Bob's Plumbing" URL=https://bobs.example python -m operate.new_site --state .state
 
 Makes the site's row and secret, its function with a manifest entry and a test, and sends a test form through the
-function; what is there already is left as it is. Then it prints what to paste into the site.
+function; a part that is there already is left as it is. Then it prints the text to paste into the site.
 
 The hub is the one that runs on the state folder, or a project: ADMIN_DATABASE_URL, and FUNCTIONS_URL or GCP_REGION and
-GCP_PROJECT. The row stands in supabase/sites/<slug>.sql, a seed: so every hub and project has it that this
-repository is deployed to, and the command also writes it at once.
+GCP_PROJECT. The row stands in supabase/sites/<slug>.sql, a seed: every hub and project of this repository gets it at
+its next deployment, and the command also writes it at once.
 """
 
 import argparse
@@ -115,7 +115,7 @@ def _has_row(site: NewSite, database: Database) -> bool:
 
 
 def add_secret(site: NewSite, hub: Target, database: Database) -> tuple[str | None, str, bool]:
-    """The secret, where it is kept, and whether it was given to the site now."""
+    """The secret, the place where it is kept, and whether it was given to the site now."""
     name = secret_name(site.slug)
     known = _known_secret(site, hub)
     if known is not None and not known.startswith(standard_webhooks.PREFIX):
@@ -130,7 +130,7 @@ def add_secret(site: NewSite, hub: Target, database: Database) -> tuple[str | No
             False,
         )
     secret = known or _new_secret()
-    # Kept before it is valid: a secret that nobody has would be worse than one that nobody accepts yet.
+    # The secret is kept before it is valid: one that nobody has would be worse than one that nobody accepts yet.
     where = _keep_secret(hub, site, secret, is_known=known is not None)
     is_new = hashlib.sha256(secret.encode()).digest() not in digests
     if is_new:
@@ -189,7 +189,7 @@ def send_test_event(site: NewSite, connection: Connection, database: Database) -
 
 
 def _served(connection: Connection, form: dict[str, str]) -> dict[str, Any]:
-    """The answer of the function, once it is served: a gateway finds what is new by itself."""
+    """The answer of the function, once it is served: a gateway finds a new function by itself."""
     deadline = time.monotonic() + SERVED_WITHIN
     body = json.dumps(form)
     said = ""

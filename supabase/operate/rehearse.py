@@ -1,9 +1,9 @@
-"""Rehearse a version of an agent: let it and the published one decide about past events, and tell what differs.
+"""Rehearse a version of an agent: let it and the published one decide about past events, and tell where they differ.
 
     python -m operate.rehearse --agent lead-qualifier --version 1 --since 7d --state .state
 
-Nothing takes effect: both rehearse the same events, in their own deliveries. A model that is asked costs
-what it costs, and of the day's limits half at most.
+Nothing takes effect: both rehearse the same events, in their own deliveries. Questions to a model are paid for, within
+half of the day's limits.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from operate.hub import Hub, Refused, settings
 
 # Seconds without any progress: a model may take its time, and live work goes before.
 PATIENCE = 60
-# What fails is tried again later and later.
+# Failed deliveries are retried later and later.
 PATIENCE_WITH_FAILURES = 600
 _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 

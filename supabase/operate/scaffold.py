@@ -1,4 +1,4 @@
-"""A new site's files: its row as a seed, its function, its test. What is there is left as it is."""
+"""A new site's files: its row as a seed, its function, its test. A file that is there is left as it is."""
 
 import json
 import re
@@ -14,12 +14,12 @@ from operate.hub import Refused
 
 SITES = ROOT / "supabase" / "sites"
 TESTS = ROOT / "tests"
-# What a new site's function begins as.
+# The function that a new site's function is copied from.
 PATTERN = FUNCTIONS / "ingest_prime"
-# private.arrivals knows it, too: it is no sign of the site's life.
+# private.arrivals leaves this submission out: it is no sign of the site's life.
 TEST_EVENT = "test-event"
 LONGEST_SLUG = 40
-# What may stand unquoted in a comment, a docstring and a sentence.
+# A name may stand unquoted in a comment, a docstring and a sentence.
 NAME_FORM = re.compile(r"[^\W_][\w&'\u2019.,()/+ -]{1,59}")
 SLUG_FORM = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 
@@ -183,7 +183,7 @@ def _slug(name: str) -> str:
 
 
 def _plain(name: str) -> str:
-    """In ASCII, as far as it can be said in it."""
+    """The name in ASCII, as far as ASCII can say it."""
     return (
         unicodedata.normalize("NFKD", name.replace("\u2019", "'")).encode("ascii", "ignore").decode().strip()
     )

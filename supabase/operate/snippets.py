@@ -1,4 +1,4 @@
-"""What to paste into a site so that its forms reach the hub: a signing curl, a page's form, n8n nodes.
+"""Snippets to paste into a site so that its forms reach the hub: a signing curl, a page's form, n8n nodes.
 
 A server signs as Standard Webhooks says; a page holds no secret and asks for a token.
 """
@@ -51,7 +51,7 @@ HTML = """\
   });
 </script>"""
 
-# Of n8n's expressions. An execution that is tried again has the same id.
+# An expression of n8n. An execution that is retried has the same id.
 MESSAGE = {
     "id": "={{ $workflow.id }}-{{ $execution.id }}-{{ $itemIndex }}",
     "timestamp": "={{ String(Math.floor(Date.now() / 1000)) }}",
@@ -61,7 +61,7 @@ MESSAGE = {
 
 @dataclass(frozen=True)
 class Connection:
-    """Where a site sends its forms, and what it signs them with."""
+    """The URL to which a site sends its forms, and the secret that signs them."""
 
     functions_url: str
     slug: str
@@ -114,7 +114,7 @@ class Connection:
             _node(1, "Signature", "n8n-nodes-base.crypto", 1, signing),
             {
                 **_node(2, "Mission Control", "n8n-nodes-base.httpRequest", 4.2, self._request()),
-                # All tries are within the five minutes that a signature is good for.
+                # All attempts are within the five minutes that a signature is good for.
                 **{"retryOnFail": True, "maxTries": 5, "waitBetweenTries": 5000},
             },
         ]
@@ -146,7 +146,7 @@ class Connection:
                 "parameters": [{"name": name, "value": value} for name, value in headers.items()]
             },
             "sendBody": True,
-            # The very text that was signed.
+            # The text exactly as it was signed.
             "contentType": "raw",
             "rawContentType": "application/json",
             "body": "={{ $json.body }}",

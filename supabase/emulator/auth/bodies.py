@@ -1,4 +1,4 @@
-"""What clients send to Auth; fields that nobody here reads are left alone."""
+"""Bodies that clients send to Auth; fields that nobody here reads are left alone."""
 
 import json
 from typing import Any

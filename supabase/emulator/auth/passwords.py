@@ -15,7 +15,7 @@ _nobody = "$2b$10$abcdefghijklmnopqrstuu37RkUr9H1EPO4Rc63Ngz60LSVREthYa"
 
 
 async def is_right(password: str, hashed: str | None) -> bool:
-    """Compare once, whether or not there is anybody to compare with: both take the same time."""
+    """Compare once, whether or not there is such a user: both take the same time."""
     given = password.encode()
     loop = asyncio.get_running_loop()
     matches = await loop.run_in_executor(

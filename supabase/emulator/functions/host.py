@@ -48,7 +48,7 @@ class Functions:
             built = await self._current(self._entry(name))
         if built.app is None:
             raise Rejected(500, "function_unavailable", f"{name} could not be loaded; the log says why")
-        # A deployed function has a host of its own, so it sees what follows its name.
+        # A deployed function has a host of its own, so it sees only the path after its name.
         scope["raw_path"] = _raw_rest(scope) if slash else b"/"
         scope["path"] = slash + rest or "/"
         try:
@@ -72,7 +72,7 @@ class Functions:
             log.error(str(unreadable))
             message = "functions/manifest.toml cannot be read; the log says why"
             raise Rejected(500, "manifest_unreadable", message) from unreadable
-        # As deployed: there it is a setting that `make deploy` makes of the manifest.
+        # `make deploy` makes this setting of the manifest.
         os.environ["HUB_FUNCTIONS"] = " ".join(entries)
         return entries
 

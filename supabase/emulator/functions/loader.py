@@ -26,7 +26,7 @@ _one_at_a_time = threading.Lock()
 
 
 class NotAFunction(Exception):
-    """The folder's code runs, but it is nothing that can be deployed."""
+    """The folder's code runs, but cannot be deployed."""
 
 
 def load(entry: Entry) -> ASGIApp:
@@ -73,7 +73,7 @@ def _lies_in(folder: Path, module: Any) -> bool:
 
 
 def stamp(folder: Path) -> Stamp:
-    """What tells one state of a folder from another, without reading its files."""
+    """A stamp that tells one state of a folder from another, without reading its files."""
     found: set[tuple[str, int, int]] = set()
     unseen = [str(folder)]
     while unseen:

@@ -1,4 +1,4 @@
-"""functions/manifest.toml: which functions there are, read again when it changes."""
+"""functions/manifest.toml: the functions that there are, read again when it changes."""
 
 import ast
 import tomllib
@@ -67,7 +67,7 @@ class Manifest:
 
 
 def purpose(entry: Entry) -> str:
-    """What the manifest says it is for, else its docstring's first line; nothing is imported to know it."""
+    """The purpose of a function: the manifest's, else its docstring's first line; nothing is imported for it."""
     if entry.purpose:
         return entry.purpose
     try:

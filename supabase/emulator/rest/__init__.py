@@ -1,7 +1,7 @@
 """/rest/v1: PostgREST's wire behaviour over the hub's own database.
 
 Every request is one transaction in the caller's role, so Postgres decides what anyone may see or change.
-What is not supported answers 501 and names the feature.
+A feature that is not supported answers 501 with its name.
 """
 
 from emulator.rest.asked import Configuration

@@ -1,4 +1,4 @@
-"""What a request comes down to: one statement, and how its result becomes an answer."""
+"""The action of a request: one statement, and how its result becomes an answer."""
 
 import json
 from collections.abc import Callable

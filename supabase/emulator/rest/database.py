@@ -37,7 +37,7 @@ class Database:
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
-        """One for itself, outside the pool."""
+        """A connection of its own, outside the pool."""
         connection = await self._connect()
         try:
             yield connection
@@ -103,7 +103,7 @@ class Database:
             raise Fault(503, "PGRST000", message, str(error), headers=RETRY_AFTER) from error
 
     async def _take_back(self, connection: Connection) -> None:
-        """After a failed statement; a task that was cancelled leaves nothing to reuse."""
+        """Take a connection back after a failed statement; a cancelled task leaves none to reuse."""
         task = asyncio.current_task()
         try:
             if connection.closed or (task is not None and task.cancelling()):
@@ -118,7 +118,7 @@ class Database:
             self._idle.append(connection)
 
     async def notifications(self) -> AsyncIterator[str]:
-        """What is sent on the channel; an empty text whenever something may have been missed."""
+        """The notifications on the channel; an empty text whenever one may have been missed."""
         while True:
             with suppress(psycopg.Error, Fault):
                 async with self.connection() as connection:

@@ -25,7 +25,7 @@ class ForeignKey:
 
 
 class Views:
-    """Which column of which table each view's column shows."""
+    """The views, each column with the table's column that it shows."""
 
     def __init__(self, attributes: Iterable[Any], definitions: Iterable[Any]) -> None:
         self._names: dict[tuple[int, int], tuple[Name, str]] = {

@@ -1,4 +1,4 @@
-"""What goes wrong, in PostgREST's codes, statuses and words."""
+"""Faults, in PostgREST's codes, statuses and words."""
 
 import json
 from collections.abc import Iterable, Mapping

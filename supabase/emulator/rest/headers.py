@@ -21,7 +21,7 @@ def checked(headers: Mapping[Any, Any]) -> dict[str, str]:
 
 
 def merged(headers: Mapping[str, str], own: Mapping[str, str]) -> dict[str, str]:
-    """`own` replaces what has the same name in any case."""
+    """Headers in which `own` replaces those of the same name in any case."""
     taken = {key.lower() for key in own}
     return {key: content for key, content in headers.items() if key.lower() not in taken} | dict(own)
 

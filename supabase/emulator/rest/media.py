@@ -1,4 +1,4 @@
-"""Accept: in which form the answer goes out."""
+"""Accept: the form in which the answer goes out."""
 
 import re
 from dataclasses import dataclass, replace

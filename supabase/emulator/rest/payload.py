@@ -18,7 +18,7 @@ RAW = {"text/plain": "text", "text/xml": "xml", "application/octet-stream": "byt
 @dataclass(frozen=True)
 class Rows:
     text: str
-    # The keys that every row has; as the `columns` parameter names them where it is given.
+    # The keys that every row has, or those that the `columns` parameter names.
     keys: tuple[str, ...]
 
     @property

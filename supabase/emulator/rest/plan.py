@@ -41,7 +41,7 @@ class Node:
     conditions: list[Condition] = field(default_factory=list)
     orders: tuple[Order, ...] = ()
     page: Page = EVERYTHING
-    # Of embeds only.
+    # Only embeds have these.
     embed: Embed | None = None
     relationship: Relationship | None = None
     parent: "Node | None" = None
@@ -56,7 +56,7 @@ class Node:
         return not self.columns and all(embed.is_empty for embed in self.embeds)
 
     def find(self, label: str) -> "Node | None":
-        """An embed goes by its alias; by its relation's name where no alias says otherwise."""
+        """The embed of this alias, or of this relation's name if it has no alias."""
         by_label = (embed for embed in self.embeds if embed.label == label)
         by_relation = (each for each in self.embeds if each.embed and each.embed.relation == label)
         return next(by_label, None) or next(by_relation, None)
@@ -68,7 +68,7 @@ class Node:
 
 
 def plan(catalog: Catalog, query: Query, table: Table | None, origin: Name, reference: Sql) -> Node:
-    """`origin` is where relationships start, `reference` what the root's rows are called in SQL."""
+    """Relationships start at `origin`; the root's rows are called `reference` in SQL."""
     planner = _Planner(catalog)
     root = planner.level(query.select, Node(origin[1], table, reference), origin)
     for path in sorted(query.paths(), key=len):
@@ -165,7 +165,7 @@ def _check_orders(node: Node) -> None:
 
 
 def needed_columns(node: Node) -> list[str] | None:
-    """What a write has to return for this answer; None is every column."""
+    """The columns that a write has to return for this answer; None is every column."""
     needed: dict[str, None] = {}
     for column in node.columns:
         if column.is_star:

@@ -1,4 +1,4 @@
-"""The Prefer header: what the caller would like, and what was granted."""
+"""The Prefer header: the caller's preferences, and those that were granted."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass

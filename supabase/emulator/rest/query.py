@@ -1,4 +1,4 @@
-"""What a URL asks for, as a typed tree."""
+"""The query of a URL, as a typed tree."""
 
 from dataclasses import dataclass, field
 from typing import Literal

@@ -8,7 +8,7 @@ from emulator.rest.sql import NOTHING, Sql, joined, name, sql, value
 
 
 def select(node: Node, source: Sql) -> Sql:
-    """The rows of this level out of `source`, which is what stands after FROM."""
+    """The rows of this level out of `source`, the text after FROM."""
     return sql(
         "select {} from {}{}{}{}{}",
         joined(", ", _outputs(node)),
@@ -99,7 +99,7 @@ def _embedded_source(embed: Node) -> Sql:
 
 
 def _joins(node: Node) -> list[Sql]:
-    """What ties an embed's rows to the row above them."""
+    """The conditions that tie an embed's rows to the row above them."""
     if node.relationship is None:
         return []
     relationship, parent = _link(node)

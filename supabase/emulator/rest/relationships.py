@@ -1,4 +1,4 @@
-"""Which relationship an embed means."""
+"""The relationship that an embed means."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -50,7 +50,7 @@ def _is_meant_of_self(relationship: Relationship, target: str, hint: str | None)
 
 
 def _hints(relationship: Relationship) -> set[str]:
-    """What may stand after the `!`: a constraint, a column of either side, or the junction."""
+    """The hints that may stand after the `!`: a constraint, a column of either side, or the junction."""
     if relationship.junction is not None:
         return {relationship.junction.table[1]}
     return {relationship.name, *_single_column(relationship, 0), *_single_column(relationship, 1)}

@@ -32,7 +32,7 @@ class SchemaCache:
             return self._catalog
 
     async def newer_than(self, seen: Catalog) -> Catalog:
-        """For a request that missed a name: what the database has now, read at most once a second."""
+        """The catalog as the database has it now, for a request that missed a name; read at most once a second."""
         async with self._reading:
             if self._catalog is seen and time.monotonic() - self._read_at >= REREAD_SECONDS:
                 self._catalog = await self._read()

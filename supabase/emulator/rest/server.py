@@ -89,7 +89,7 @@ class Rest:
         except ClientDisconnect:
             answer = Answer(400)
         except Exception:
-            # The last line: whatever this is, the caller learns nothing of it.
+            # The caller learns nothing of an unknown error.
             log.exception("rest: unhandled error for %s %s", request.method, request.url.path)
             answer = _fault_answer(Fault(500, "PGRSTX00", "Internal error"))
         is_bare = request.method == "HEAD" or answer.status in (204, 304)

@@ -1,14 +1,14 @@
 """SQL text and its bound values, glued together without ever mixing the two.
 
 Text comes from templates in this package, from `name` (always quoted) and from `trusted` (written by
-the catalog itself). Whatever a request says is a `value`, which travels beside the text.
+the catalog itself). Text of a request is a `value`, which travels beside the SQL text.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import LiteralString
 
-# Stands for one bound value. No identifier and no catalog text can contain it.
+# The mark stands for one bound value. No identifier and no catalog text can contain it.
 MARK = "\0"
 
 Value = str | bytes | None

@@ -49,7 +49,7 @@ def read(asked: Asked, catalog: Catalog) -> Action:
 
 
 def counts(asked: Asked, count: Sql) -> tuple[Sql, Sql]:
-    """What to estimate from, and what to count exactly within the statement."""
+    """The SQL to estimate from, and the SQL to count exactly within the statement."""
     match asked.preferences.get("count"):
         case "exact":
             return count, count

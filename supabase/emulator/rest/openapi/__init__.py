@@ -1,4 +1,4 @@
-"""The root's OpenAPI description: what the asking role may use of a schema, as PostgREST writes it."""
+"""The root's OpenAPI description: the parts of a schema that the asking role may use, as PostgREST writes it."""
 
 import json
 
@@ -9,7 +9,7 @@ from emulator.rest.openapi.document import document
 
 
 class Descriptions:
-    """One for each role and schema, until the catalog is read again."""
+    """The descriptions, one for each role and schema, until the catalog is read again."""
 
     def __init__(self, database: Database, public_url: str) -> None:
         self._database = database

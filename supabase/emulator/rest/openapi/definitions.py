@@ -1,4 +1,4 @@
-"""What a row of a table looks like, and what a function takes."""
+"""Definitions of tables' rows and of functions' arguments."""
 
 from typing import Any
 
@@ -47,7 +47,7 @@ def _column(column: TableColumn, of: Table, catalog: Catalog) -> dict[str, Any]:
 
 
 def _default(kind: str, expression: str | None) -> Any:
-    """The default as JSON, where its expression happens to be some."""
+    """The default as JSON, if its expression happens to be JSON."""
     if expression is None:
         return None
     if swagger_type(kind) == "string":

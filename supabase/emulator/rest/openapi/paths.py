@@ -1,4 +1,4 @@
-"""Where a table or a function is found, by which methods and with which parameters."""
+"""The paths of tables and functions, with their methods and parameters."""
 
 from typing import Any
 

@@ -12,7 +12,7 @@ TYPES = {
     "double precision": "number",
 }
 FORMATS = {"smallint": "int32", "integer": "int32", "bigint": "int64"}
-# They hold anything.
+# Values of these types may be anything.
 UNTYPED = ("json", "jsonb")
 
 

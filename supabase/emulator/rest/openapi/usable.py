@@ -1,4 +1,4 @@
-"""What a role may use of a schema, asked of the database in that role."""
+"""The tables and functions of a schema that a role may use, asked of the database in that role."""
 
 from dataclasses import dataclass
 from typing import Any, LiteralString
