@@ -3903,7 +3903,7 @@ create trigger subscriptions_no_kicks after delete on public.subscriptions
   for each row when (old.target_kind = 'webhook') execute function private.follow_target();
 
 -- work/mark_dead.sql
--- Dead deliveries: a delivery that used up its attempts stays, with its error; an alert and an event say so.
+-- Dead deliveries: a delivery that is tried no more stays, with its error; an alert and an event say so.
 
 create function private.mark_dead(delivery_id uuid, error text)
 returns void

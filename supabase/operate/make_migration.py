@@ -3,9 +3,9 @@
     make migration NAME=add_channels     the next file
     make seal                            writes down the hashes of new files; from then on they stay as they are
 
-Functions, views, triggers, policies, rights, comments and rows of the catalogue are written as statements. Of a
-table, a key or an index that changes both definitions stand in a comment: a person writes the statements that lead from
-the one to the other without losing rows or holding locks.
+Functions, views, triggers, policies, rights, comments and rows of the catalogue are written as statements. A table,
+a key or an index that changes is a comment with both definitions: a person writes the statements that lead from the one
+to the other without losing rows or holding locks.
 """
 
 import argparse

@@ -1,4 +1,4 @@
--- Dead deliveries: a delivery that used up its attempts stays, with its error; an alert and an event say so.
+-- Dead deliveries: a delivery that is tried no more stays, with its error; an alert and an event say so.
 
 create function private.mark_dead(delivery_id uuid, error text)
 returns void
