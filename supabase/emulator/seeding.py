@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psycopg
 
-from emulator.auth.people import seed_user
+from emulator.auth.users import seed_user
 from emulator.migrations import USERS
 from emulator.postgres import new_password, said
 from emulator.state import State, email

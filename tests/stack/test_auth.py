@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import psycopg
 import pytest
-from emulator.auth.people import seed_user
+from emulator.auth.users import seed_user
 from emulator.state import State
 from supabase_auth import AsyncGoTrueClient, AuthResponse, Session, SyncGoTrueClient, User
 from supabase_auth.errors import AuthApiError

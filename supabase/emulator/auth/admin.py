@@ -1,14 +1,14 @@
-"""POST /admin/users: people whom an operator adds, without a sign-up of their own."""
+"""POST /admin/users: users whom an operator adds, without a sign-up of their own."""
 
 import re
 import secrets
 
 from psycopg_pool import AsyncConnectionPool
 
-from emulator.auth import passwords, people
+from emulator.auth import passwords, users
 from emulator.auth.bodies import NewPerson, refuse_large
 from emulator.auth.errors import AuthError, NotImplementedHere
-from emulator.auth.people import Connection, User
+from emulator.auth.users import Connection, User
 
 LONGEST_EMAIL = 255
 _LABEL = "[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?"
@@ -28,7 +28,7 @@ async def add_user(pool: AsyncConnectionPool[Connection], asked: NewPerson) -> U
     refuse_large(user_metadata | app_metadata)
     password_hash = await passwords.hashed(password)
     async with pool.connection() as connection:
-        user = await people.add(
+        user = await users.add(
             connection, email, password_hash, asked.email_confirm, user_metadata, app_metadata
         )
     if user is None:

@@ -14,9 +14,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from emulator.auth import admin, bodies, errors, passwords, people, sessions
+from emulator.auth import admin, bodies, errors, passwords, sessions, users
 from emulator.auth.errors import AuthError, NotImplementedHere
-from emulator.auth.people import Connection, User
+from emulator.auth.users import Connection, User
 from emulator.tokens import LIFETIME_SECONDS, Claims, Refused, Tokens, bearer_token
 
 SHORTEST_PASSWORD = 6
@@ -102,7 +102,7 @@ class Auth:
         if not grant.email:
             raise AuthError(400, "validation_failed", "missing email or phone")
         async with self._pool.connection() as connection:
-            user = await people.by_email(connection, grant.email)
+            user = await users.by_email(connection, grant.email)
         if (
             not await passwords.is_right(grant.password, user["encrypted_password"] if user else None)
             or user is None
@@ -125,14 +125,14 @@ class Auth:
             raise AuthError(400, "validation_failed", "refresh_token required")
         async with self._pool.connection() as connection:
             session, refresh_token = await sessions.refresh(connection, grant.refresh_token)
-            user = await people.by_id(connection, session["user_id"])
+            user = await users.by_id(connection, session["user_id"])
             if user is None or user["is_banned"]:
                 raise AuthError(400, "user_banned", "User is banned")
         return self._signed_in(user, session, refresh_token)
 
     def _signed_in(self, user: User, session: dict[str, Any], refresh_token: str) -> Response:
         signed_in_at = int(session["created_at"].timestamp())
-        shown = people.shown(user)
+        shown = users.shown(user)
         access_token = self._tokens.issue(
             {
                 "sub": shown["id"],
@@ -165,7 +165,7 @@ class Auth:
             user = await _signed_in_user(connection, claims)
         if request.method == "PUT":
             user = await self._change(request, user, claims)
-        return JSONResponse(people.shown(user))
+        return JSONResponse(users.shown(user))
 
     async def _change(self, request: Request, user: User, claims: Claims) -> User:
         change = await bodies.read(request, bodies.Change)
@@ -178,7 +178,7 @@ class Auth:
         async with self._pool.connection() as connection, connection.transaction():
             if password_hash:
                 await sessions.end(connection, "others", user["id"], claims["session_id"])
-            changed = await people.change(connection, user["id"], password_hash, change.data)
+            changed = await users.change(connection, user["id"], password_hash, change.data)
             if changed is None:
                 raise AuthError(403, "user_not_found", "User from sub claim in JWT does not exist")
             if change.data:
@@ -199,7 +199,7 @@ class Auth:
         if self._claims(request)["role"] != "service_role":
             raise AuthError(403, "not_admin", "User not allowed")
         asked = await bodies.read(request, bodies.NewPerson)
-        return JSONResponse(people.shown(await admin.add_user(self._pool, asked)))
+        return JSONResponse(users.shown(await admin.add_user(self._pool, asked)))
 
     async def something_else(self, request: Request) -> Response:
         raise NotImplementedHere(f"{request.method} /auth/v1/{request.path_params['feature'][:60]}")
@@ -224,7 +224,7 @@ class Auth:
 
 
 async def _signed_in_user(connection: Connection, claims: Claims) -> User:
-    user = await people.by_id(connection, claims["sub"])
+    user = await users.by_id(connection, claims["sub"])
     if user is None:
         raise AuthError(403, "user_not_found", "User from sub claim in JWT does not exist")
     if not await sessions.exists(connection, claims["session_id"], UUID(claims["sub"])):

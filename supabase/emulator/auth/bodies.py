@@ -8,7 +8,7 @@ from starlette.requests import Request
 
 from emulator.auth.errors import AuthError
 
-# Every token holds it, and whose token is longer than LONGEST_TOKEN is locked out.
+# Every token holds the metadata, and a user whose token is longer than LONGEST_TOKEN is locked out.
 MOST_METADATA = 4_000
 
 

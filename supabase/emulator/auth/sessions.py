@@ -11,7 +11,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from emulator.auth.errors import AuthError
-from emulator.auth.people import INSTANCE, Connection, User
+from emulator.auth.users import INSTANCE, Connection, User
 
 REUSE_INTERVAL = timedelta(seconds=10)
 
