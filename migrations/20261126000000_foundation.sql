@@ -4909,7 +4909,7 @@ declare
   cent_limit numeric;
 begin
   if not private.is_lease_held(begin_model_run.delivery_id, begin_model_run.lease_token) then
-    perform private.fail(409, 'lease_lost', 'Somebody else has this delivery now.');
+    perform private.fail(409, 'lease_lost', 'This delivery has another lease now.');
   end if;
   select * into run from private.model_runs where model_runs.delivery_id = begin_model_run.delivery_id for update;
   if run.answer is not null and run.prompt_digest = begin_model_run.prompt_digest then
@@ -5108,7 +5108,7 @@ declare
   run private.model_runs;
 begin
   if not private.is_lease_held(end_model_run.delivery_id, end_model_run.lease_token) then
-    perform private.fail(409, 'lease_lost', 'Somebody else has this delivery now.');
+    perform private.fail(409, 'lease_lost', 'This delivery has another lease now.');
   end if;
   select * into run from private.model_runs where model_runs.delivery_id = end_model_run.delivery_id for update;
 
@@ -7873,7 +7873,7 @@ insert into public.event_types (name, description, schema, sample) values
   ('lead.qualified', 'An agent scored a lead.',
    '{"type": "object", "required": ["score", "band"]}',
    '{"score": 82, "band": "A", "next_step": "Ring within the hour."}'),
-  ('delivery.dead', 'A delivery used up its attempts and waits for a person.',
+  ('delivery.dead', 'A delivery is tried no more and waits for a person.',
    '{"type": "object", "required": ["delivery_id", "subscription", "error"]}',
    '{"delivery_id": "…", "subscription": "lead-qualifier", "error": "ValueError: …"}'),
   ('contact.merged', 'A contact was merged into this one.', '{"type": "object", "required": ["merge_id", "loser_id"]}',
@@ -7884,7 +7884,7 @@ insert into public.event_types (name, description, schema, sample) values
    '{"reason": "STOP", "channel": "sms", "kind": "phone"}'),
   ('alert.opened', 'Something needs a person''s eye.', '{"type": "object", "required": ["alert_id", "kind", "subject", "severity", "message"]}',
    '{"alert_id": "…", "kind": "site_silent", "subject": "prime", "severity": "warning", "message": "prime has sent nothing for 2.1 open hours.", "details": {}}'),
-  ('alert.closed', 'What an alert was about is over.', '{"type": "object", "required": ["alert_id", "kind", "subject"]}',
+  ('alert.closed', 'The reason of an alert is gone.', '{"type": "object", "required": ["alert_id", "kind", "subject"]}',
    '{"alert_id": "…", "kind": "site_silent", "subject": "prime", "severity": "warning", "message": "prime has sent nothing for 2.1 open hours.", "details": {}}'),
   ('monitor.due', 'A quarter of an hour has begun: the data monitor looks.', '{"type": "object", "required": ["quarter"]}',
    '{"quarter": "2026-11-21T10:15:00Z"}');
@@ -8015,7 +8015,7 @@ $sql$),
 $sql$),
 
 ('what_moves_is_with_its_person',
- 'Each identifier and lead, of the newest 5,000 of both, is with the contact under which its own person is seen.', 'critical', null, $sql$
+ 'Each identifier and lead, of the newest 5,000 of both, is with the contact under which its own contact is visible.', 'critical', null, $sql$
   select held.org_id, format('the %s %s is with contact %s', held.what, held.id, held.contact_id) as found
   from (
     (select 'identifier' as what, id, org_id, contact_id, home_id from public.contact_identifiers order by id desc limit 5000)

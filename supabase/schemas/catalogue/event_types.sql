@@ -36,7 +36,7 @@ insert into public.event_types (name, description, schema, sample) values
   ('lead.qualified', 'An agent scored a lead.',
    '{"type": "object", "required": ["score", "band"]}',
    '{"score": 82, "band": "A", "next_step": "Ring within the hour."}'),
-  ('delivery.dead', 'A delivery used up its attempts and waits for a person.',
+  ('delivery.dead', 'A delivery is tried no more and waits for a person.',
    '{"type": "object", "required": ["delivery_id", "subscription", "error"]}',
    '{"delivery_id": "…", "subscription": "lead-qualifier", "error": "ValueError: …"}'),
   ('contact.merged', 'A contact was merged into this one.', '{"type": "object", "required": ["merge_id", "loser_id"]}',
@@ -47,7 +47,7 @@ insert into public.event_types (name, description, schema, sample) values
    '{"reason": "STOP", "channel": "sms", "kind": "phone"}'),
   ('alert.opened', 'Something needs a person''s eye.', '{"type": "object", "required": ["alert_id", "kind", "subject", "severity", "message"]}',
    '{"alert_id": "…", "kind": "site_silent", "subject": "prime", "severity": "warning", "message": "prime has sent nothing for 2.1 open hours.", "details": {}}'),
-  ('alert.closed', 'What an alert was about is over.', '{"type": "object", "required": ["alert_id", "kind", "subject"]}',
+  ('alert.closed', 'The reason of an alert is gone.', '{"type": "object", "required": ["alert_id", "kind", "subject"]}',
    '{"alert_id": "…", "kind": "site_silent", "subject": "prime", "severity": "warning", "message": "prime has sent nothing for 2.1 open hours.", "details": {}}'),
   ('monitor.due', 'A quarter of an hour has begun: the data monitor looks.', '{"type": "object", "required": ["quarter"]}',
    '{"quarter": "2026-11-21T10:15:00Z"}');

@@ -123,7 +123,7 @@ $sql$),
 $sql$),
 
 ('what_moves_is_with_its_person',
- 'Each identifier and lead, of the newest 5,000 of both, is with the contact under which its own person is seen.', 'critical', null, $sql$
+ 'Each identifier and lead, of the newest 5,000 of both, is with the contact under which its own contact is visible.', 'critical', null, $sql$
   select held.org_id, format('the %s %s is with contact %s', held.what, held.id, held.contact_id) as found
   from (
     (select 'identifier' as what, id, org_id, contact_id, home_id from public.contact_identifiers order by id desc limit 5000)
