@@ -1,4 +1,4 @@
-"""Rights in hub and private: people reach what a policy, a view or a function of public needs there, and nothing else."""
+"""Rights in hub and private: users reach what a policy, a view or a function of public needs there, and nothing else."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Upgrade: a hub of the foundation, with people and work in it, gets the later migrations and keeps all of it."""
+"""Upgrade: a hub of the foundation, with users and work in it, gets the later migrations and keeps all of it."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""/auth/v1, by Supabase's own client: people sign in, stay signed in and sign out; nobody else gets in."""
+"""/auth/v1, by Supabase's own client: users sign in, stay signed in and sign out; nobody else gets in."""
 
 import asyncio
 import statistics

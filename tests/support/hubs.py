@@ -91,7 +91,7 @@ class Hub:
         return dict(answer.raise_for_status().json())
 
     def token(self, who: str) -> str:
-        """The access token of one of the people in hub.env, signed in once with their password."""
+        """The access token of one of the users in hub.env, signed in once with their password."""
         if who in self._tokens:
             return self._tokens[who]
         answer = web.post(
@@ -103,11 +103,11 @@ class Hub:
         return self._tokens[who]
 
     def signed_in(self, who: str) -> dict[str, str]:
-        """The headers of one of the people."""
+        """The headers of one of the users."""
         return {"apikey": self.env["SUPABASE_PUBLISHABLE_KEY"], "authorization": f"Bearer {self.token(who)}"}
 
     def rpc(self, function: str, who: str = "OPERATOR", **arguments: Any) -> httpx.Response:
-        """Call a function over REST, as one of the people."""
+        """Call a function over REST, as one of the users."""
         return web.post(f"{self.url}/rest/v1/rpc/{function}", json=arguments, headers=self.signed_in(who))
 
     def run_job(self, name: str) -> None:

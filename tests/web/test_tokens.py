@@ -41,7 +41,7 @@ def session(hub: Hub, keys: Keys) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def whoami(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A function that people call, on a gateway of its own, for the hub's people."""
+    """A function that users call, on a gateway of its own, for the hub's users."""
     folder = tmp_path_factory.mktemp("functions")
     (folder / "whoami").mkdir()
     (folder / "whoami" / "main.py").write_text(WHOAMI)

@@ -160,7 +160,7 @@ class Auth:
         )
 
     async def user(self, request: Request) -> Response:
-        claims = self._claims(request)
+        claims = self._users_claims(request)
         async with self._pool.connection() as connection:
             user = await _signed_in_user(connection, claims)
         if request.method == "PUT":
@@ -186,7 +186,7 @@ class Auth:
         return changed
 
     async def logout(self, request: Request) -> Response:
-        claims = self._claims(request)
+        claims = self._users_claims(request)
         scope = request.query_params.get("scope", "global")
         if scope not in sessions.END:
             raise AuthError(400, "validation_failed", f"Unsupported logout scope {scope[:20]!r}")
@@ -204,7 +204,7 @@ class Auth:
     async def something_else(self, request: Request) -> Response:
         raise NotImplementedHere(f"{request.method} /auth/v1/{request.path_params['feature'][:60]}")
 
-    def _claims(self, request: Request) -> Claims:
+    def _users_claims(self, request: Request) -> Claims:
         """The claims of a user's token; a key is nobody's."""
         bearer = bearer_token(request.headers)
         if bearer is None or bearer.startswith("sb_"):

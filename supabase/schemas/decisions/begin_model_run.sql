@@ -21,7 +21,7 @@ declare
   cent_limit numeric;
 begin
   if not private.is_lease_held(begin_model_run.delivery_id, begin_model_run.lease_token) then
-    perform private.fail(409, 'lease_lost', 'This delivery has another lease now.');
+    perform private.fail(409, 'lease_lost', 'The lease of this delivery is no longer held.');
   end if;
   select * into run from private.model_runs where model_runs.delivery_id = begin_model_run.delivery_id for update;
   if run.answer is not null and run.prompt_digest = begin_model_run.prompt_digest then

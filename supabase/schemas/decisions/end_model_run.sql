@@ -9,7 +9,7 @@ declare
   run private.model_runs;
 begin
   if not private.is_lease_held(end_model_run.delivery_id, end_model_run.lease_token) then
-    perform private.fail(409, 'lease_lost', 'This delivery has another lease now.');
+    perform private.fail(409, 'lease_lost', 'The lease of this delivery is no longer held.');
   end if;
   select * into run from private.model_runs where model_runs.delivery_id = end_model_run.delivery_id for update;
 
