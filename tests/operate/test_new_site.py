@@ -333,7 +333,7 @@ def test_what_was_interrupted_is_finished_by_the_next_run(clone: Clone) -> None:
         " where sites.id = site_id and slug = 'half' and kind = 'standard'"
     )
     shutil.rmtree(clone.root / "functions" / "ingest_half")
-    (clone.root / "tests" / "test_ingest_half.py").unlink()
+    (clone.root / "tests" / "intake" / "test_ingest_half.py").unlink()
 
     again = clone.new_site(**site)
 
