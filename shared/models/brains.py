@@ -14,7 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from shared import db, log, settings
 from shared.errors import HubError
-from shared.models.client import Failure, Question, QuestionLimits, Usage, ask
+from shared.models.client import ask
+from shared.models.failures import Failure
+from shared.models.questions import Question, QuestionLimits, Usage
 from shared.work.envelopes import Agent, Delivery
 from shared.work.outcomes import Unreadable
 

@@ -13,15 +13,30 @@ import random
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from shared import log, retry_after, settings
 from shared.models import completions, dialects
 from shared.models.completions import Choice, Tokens
+from shared.models.failures import (
+    BrokenOff,
+    CutOff,
+    Failure,
+    Garbled,
+    InvalidAnswer,
+    ModelRefused,
+    OverBudget,
+    RateLimited,
+    RequestRefused,
+    Resting,
+    ServerFailed,
+    TimedOut,
+    Unreachable,
+)
+from shared.models.questions import Question, QuestionLimits, Usage
 
 if TYPE_CHECKING:
     import httpx
@@ -33,124 +48,10 @@ PATIENCE = 3
 
 _TRANSIENT = frozenset({408, 409, 425})
 _TOOL_NAME = re.compile(r"[A-Za-z0-9_.-]{1,40}")
-SCHEMA_FOLLOWS = "The answer is one JSON object and nothing else. It follows this JSON Schema:"
 REPAIR = (
     "That answer was not accepted: {problems}. Answer again with one JSON object that follows the schema, "
     "and with nothing else. There are no tools."
 )
-
-
-class QuestionLimits(BaseModel):
-    """Limits of one question."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    seconds: float = Field(default=10, gt=0, le=12)
-    tries: int = Field(default=2, ge=1, le=4)
-    tokens: int = Field(default=8_000, ge=100, le=200_000)
-    # The endpoint is left alone at most so long, after failures or because it asks for it.
-    rest_seconds: float = Field(default=30, ge=0, le=120)
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    model: str
-    system: str
-    user: str
-    schema_name: str
-    schema: dict[str, Any]
-    max_tokens: int
-    temperature: float | None = None
-
-    @property
-    def prompt(self) -> str:
-        return f"{self.system}\n{SCHEMA_FOLLOWS}\n{orjson.dumps(self.schema).decode()}"
-
-    @property
-    def likely_tokens(self) -> int:
-        """About the most tokens that a request costs, its answer included."""
-        return (
-            len(self.prompt.encode()) + len(self.user.encode()) + len(orjson.dumps(self.schema))
-        ) // 3 + self.max_tokens
-
-
-@dataclass(slots=True)
-class Usage:
-    """Requests and tokens of a question so far, whether or not it got an answer."""
-
-    requests: int = 0
-    tokens_in: int = 0
-    tokens_out: int = 0
-    is_estimated: bool = False
-    is_repaired: bool = False
-    refused_tools: list[str] = field(default_factory=list)
-
-    @property
-    def tokens(self) -> int:
-        return self.tokens_in + self.tokens_out
-
-
-class Failure(Exception):
-    """There is no answer. `words` say why, and quote neither the model nor a customer."""
-
-    code = "failed"
-    words = "the model failed"
-    can_be_retried = False
-    # Whether the endpoint failed, and not only this question.
-    is_endpoints = True
-
-    def __init__(self, *, status: int | None = None, retry_after: float | None = None) -> None:
-        self.status = status
-        self.retry_after = retry_after
-        super().__init__(self.code)
-
-
-class Unreachable(Failure):
-    code, words, can_be_retried = "unreachable", "the model could not be reached", True
-
-
-class TimedOut(Failure):
-    code, words = "timed_out", "the model did not answer in time"
-
-
-class RateLimited(Failure):
-    code, words, can_be_retried = "rate_limited", "the model is asked too often", True
-
-
-class ServerFailed(Failure):
-    code, words, can_be_retried = "server_failed", "the model's server failed", True
-
-
-class BrokenOff(ServerFailed):
-    """The connection broke after the request: the question may have been answered, and paid for."""
-
-
-class Garbled(Failure):
-    code, words, can_be_retried = "garbled", "the model's server sent what nobody can read", True
-
-
-class RequestRefused(Failure):
-    code, words = "request_refused", "the model's server refused the request"
-
-
-class Resting(Failure):
-    code, words, is_endpoints = "resting", "the model failed just now and is left alone for a while", False
-
-
-class OverBudget(Failure):
-    code, words, is_endpoints = "over_budget", "asking the model would take more tokens than a run may", False
-
-
-class InvalidAnswer(Failure):
-    code, words, is_endpoints = "invalid_answer", "the model's answer does not fit the question", False
-
-
-class ModelRefused(Failure):
-    code, words, is_endpoints = "model_refused", "the model declined to answer", False
-
-
-class CutOff(Failure):
-    code, words, is_endpoints = "cut_off", "the model's answer was cut off", False
 
 
 async def ask[Answer](

@@ -29,9 +29,9 @@ from support.llm_server import (
 )
 from support.scale import scaled
 
-from shared.models import client, dialects
-from shared.models.client import (
-    SCHEMA_FOLLOWS,
+from shared.models import dialects, failures
+from shared.models.client import ask, close
+from shared.models.failures import (
     BrokenOff,
     CutOff,
     Failure,
@@ -39,18 +39,14 @@ from shared.models.client import (
     InvalidAnswer,
     ModelRefused,
     OverBudget,
-    Question,
-    QuestionLimits,
     RateLimited,
     RequestRefused,
     Resting,
     ServerFailed,
     TimedOut,
     Unreachable,
-    Usage,
-    ask,
-    close,
 )
+from shared.models.questions import SCHEMA_FOLLOWS, Question, QuestionLimits, Usage
 from shared.settings import BadSetting, Llm, load_if_set
 
 SCHEMA = {
@@ -171,7 +167,7 @@ def test_each_failure_has_its_name_and_its_number_of_tries(
 
 
 def test_the_names_tell_each_failure_apart() -> None:
-    kinds = [kind for kind in vars(client).values() if isinstance(kind, type) and issubclass(kind, Failure)]
+    kinds = [kind for kind in vars(failures).values() if isinstance(kind, type) and issubclass(kind, Failure)]
 
     told = {(kind.code, kind.words) for kind in kinds if kind is not BrokenOff}
     assert len(told) == len({code for code, _ in told}) == len(kinds) - 1

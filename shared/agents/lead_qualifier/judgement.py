@@ -25,8 +25,8 @@ from shared.agents.lead_qualifier.qualification import Qualification, Rules
 from shared.intake.readings import READ_UP_TO
 from shared.models import brains
 from shared.models.brains import Brain
-from shared.models.client import Question
 from shared.models.injections import passages
+from shared.models.questions import Question
 from shared.work.envelopes import Delivery
 
 FRAME = """
