@@ -2,7 +2,6 @@
 
 import json
 import re
-import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from urllib.parse import SplitResult, urlsplit
 from deploy.bundle import FUNCTIONS, ROOT
 
 from operate.hub import Refused
+from operate.names import plain, quoted, refuse_bad_name, slug_of
 
 SITES = ROOT / "supabase" / "sites"
 TESTS = ROOT / "tests"
@@ -18,10 +18,6 @@ TESTS = ROOT / "tests"
 PATTERN = FUNCTIONS / "ingest_prime"
 # private.arrivals leaves this submission out: it is no sign of the site's life.
 TEST_EVENT = "test-event"
-LONGEST_SLUG = 40
-# A name may stand unquoted in a comment, a docstring and a sentence.
-NAME_FORM = re.compile(r"[^\W_][\w&'\u2019.,()/+ -]{1,59}")
-SLUG_FORM = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 
 ROW = """\
 -- The site {name}, made by `make new-site`. Its secret is not here: private.new_site_secret makes one.
@@ -86,8 +82,7 @@ class NewSite:
         url = environment.get("URL", "").strip().rstrip("/")
         if not name or not url:
             raise Refused('Say which site: make new-site NAME="Bob\'s Plumbing" URL=https://bobs.example')
-        if not NAME_FORM.fullmatch(name):
-            raise Refused("NAME has 2 to 60 characters: letters, digits, spaces and & ' . , ( ) / + - only.")
+        refuse_bad_name(name)
         parts = _split(url)
         is_local = parts.hostname in ("localhost", "127.0.0.1")
         if parts.scheme != "https" and not (parts.scheme == "http" and is_local):
@@ -96,13 +91,7 @@ class NewSite:
             raise Refused(
                 f"URL is the address of the site's start page, as in https://bobs.example, not {url!r}."
             )
-        slug = environment.get("SLUG", "").strip() or _slug(name)
-        if not SLUG_FORM.fullmatch(slug) or not 2 <= len(slug) <= LONGEST_SLUG:
-            raise Refused(
-                f"{slug!r} cannot name a function: add SLUG=…, lower-case letters, digits and hyphens,"
-                f" up to {LONGEST_SLUG}, a letter first."
-            )
-        return cls(name, url, slug)
+        return cls(name, url, slug_of(name, environment))
 
     @property
     def origin(self) -> str:
@@ -143,7 +132,7 @@ def write_row(site: NewSite, organization: str) -> None:
     site.row.parent.mkdir(exist_ok=True)
     row = ROW.format(
         name=site.name,
-        quoted_name="'" + site.name.replace("'", "''") + "'",
+        quoted_name=quoted(site.name),
         slug=site.slug,
         url=site.url,
         origin=site.origin,
@@ -162,7 +151,7 @@ def write_function(site: NewSite) -> bool:
 
 def _renamed(source: str, entry_point: str, site: NewSite) -> str:
     slug = entry_point.removeprefix("ingest_").replace("_", "-")
-    first_line = f'"""Record a form of {_plain(site.name) or site.slug}: a contact, a lead and an event, in one transaction.'
+    first_line = f'"""Record a form of {plain(site.name) or site.slug}: a contact, a lead and an event, in one transaction.'
     source = source.replace(entry_point, site.entry_point).replace(f'"{slug}"', f'"{site.slug}"')
     return re.sub(r'^"""[^"\n]*', lambda _: first_line, source, count=1)
 
@@ -175,18 +164,6 @@ def write_test(site: NewSite) -> bool:
     fixture.write_text(json.dumps(site.form, indent=2, ensure_ascii=False) + "\n")
     site.test.write_text(TEST.format(function=site.function, slug=site.slug))
     return True
-
-
-def _slug(name: str) -> str:
-    words = re.findall(r"[a-z0-9]+", _plain(name).lower().replace("'", "").replace("&", " and "))
-    return "-".join(words)
-
-
-def _plain(name: str) -> str:
-    """The name in ASCII, as far as ASCII can say it."""
-    return (
-        unicodedata.normalize("NFKD", name.replace("\u2019", "'")).encode("ascii", "ignore").decode().strip()
-    )
 
 
 def _split(url: str) -> SplitResult:

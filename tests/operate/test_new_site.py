@@ -4,77 +4,39 @@ import base64
 import hmac
 import itertools
 import json
-import os
 import re
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.hubs import ROOT, Hub, running_hub, start_hub, web
+from support.clones import Clone, running_clone, steps
+from support.hubs import start_hub, web
 
-LEFT_BEHIND = shutil.ignore_patterns(
-    ".git", ".venv*", ".state*", "dist", "__pycache__", ".*_cache", ".hypothesis", ".temp"
-)
 STEPS = ["row", "secret", "function", "manifest", "test", "test event"]
 BOBS = {"NAME": "Bob's Plumbing & Sons", "URL": "https://bobs.example"}
 SLUG = "bobs-plumbing-and-sons"
 
 
-@dataclass
-class Clone:
-    root: Path
-    hub: Hub
-
-    def run(self, *command: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        environment = {
-            "PATH": os.environ["PATH"],
-            "PYTHONPATH": f"{self.root / 'supabase'}:{self.root}",
-            **variables,
-        }
-        return subprocess.run(
-            [sys.executable, "-m", *command], cwd=self.root, env=environment, capture_output=True, text=True
-        )
-
-    def new_site(self, **variables: str) -> subprocess.CompletedProcess[str]:
-        return self.run("operate.new_site", "--state", str(self.hub.state), **variables)
-
-    def files(self) -> dict[str, bytes]:
-        return {
-            str(path.relative_to(self.root)): path.read_bytes()
-            for path in self.root.rglob("*")
-            if path.is_file() and "__pycache__" not in path.parts
-        }
-
-
-def clone_of(folder: Path) -> Path:
-    root = folder / "clone"
-    shutil.copytree(ROOT, root, ignore=LEFT_BEHIND, symlinks=True)
-    return root
-
-
 @pytest.fixture(scope="module")
-def clone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clone]:
-    root = clone_of(tmp_path_factory.mktemp("new_site"))
-    with running_hub(root=root) as hub:
-        yield Clone(root, hub)
+def clone() -> Iterator[Clone]:
+    with running_clone() as clone:
+        yield clone
+
+
+def new_site(clone: Clone, **variables: str) -> subprocess.CompletedProcess[str]:
+    return clone.operate("new_site", **variables)
 
 
 @pytest.fixture(scope="module")
 def connected(clone: Clone) -> tuple[Clone, str]:
     """A clone with a site that was connected in it, and what was printed."""
-    done = clone.new_site(**BOBS)
+    done = new_site(clone, **BOBS)
     assert done.returncode == 0, done.stdout + done.stderr
     return clone, done.stdout
-
-
-def steps(printed: str) -> dict[str, str]:
-    return dict(re.findall(rf"^  ({'|'.join(STEPS)}) +(done|skipped) ", printed, re.MULTILINE))
 
 
 def test_every_step_is_done_and_the_test_form_is_an_event(connected: tuple[Clone, str]) -> None:
@@ -91,7 +53,7 @@ def test_every_step_is_done_and_the_test_form_is_an_event(connected: tuple[Clone
 
 
 def test_its_own_test_form_begins_no_silence(clone: Clone) -> None:
-    assert clone.new_site(NAME="Just Made", URL="https://made.example").returncode == 0
+    assert new_site(clone, NAME="Just Made", URL="https://made.example").returncode == 0
 
     made = clone.hub.rows(
         "select made.business_hours = prime.business_hours, silence.last_arrival, silence.is_silent"
@@ -107,7 +69,7 @@ def test_a_second_run_skips_every_step_and_changes_nothing(connected: tuple[Clon
     counts = [clone.hub.rows(f"select count(*) from public.{table}") for table in tables]
     files, environment = clone.files(), (clone.hub.state / "hub.env").read_text()
 
-    again = clone.new_site(**BOBS)
+    again = new_site(clone, **BOBS)
 
     assert again.returncode == 0
     assert steps(again.stdout) == dict.fromkeys(STEPS, "skipped")
@@ -237,7 +199,7 @@ def test_the_secret_stands_in_hub_env_and_survives_a_restart(connected: tuple[Cl
     assert sourced.stdout.startswith("whsec_")
     assert restarted.env[name] == sourced.stdout
     assert name in before
-    assert steps(clone.new_site(**BOBS).stdout) == dict.fromkeys(STEPS, "skipped")
+    assert steps(new_site(clone, **BOBS).stdout) == dict.fromkeys(STEPS, "skipped")
 
 
 @pytest.mark.timeout(300)
@@ -291,7 +253,7 @@ def test_bad_names_and_addresses_get_a_sentence_and_change_nothing(clone: Clone,
     variables, sentence = BAD[bad]
     before = clone.files()
 
-    refused = clone.new_site(**variables)
+    refused = new_site(clone, **variables)
 
     assert refused.returncode == 2
     assert sentence in refused.stderr
@@ -307,7 +269,7 @@ def test_without_a_hub_it_says_how_to_start_one(clone: Clone, tmp_path: Path) ->
 
 
 def test_a_name_in_other_letters_and_a_slug_of_its_own(clone: Clone) -> None:
-    done = clone.new_site(NAME="Боб и сыновья", URL="https://bob.example", SLUG="bob")
+    done = new_site(clone, NAME="Боб и сыновья", URL="https://bob.example", SLUG="bob")
 
     assert done.returncode == 0, done.stderr
     assert clone.hub.rows("select name from public.sites where slug = 'bob'") == [("Боб и сыновья",)]
@@ -316,7 +278,7 @@ def test_a_name_in_other_letters_and_a_slug_of_its_own(clone: Clone) -> None:
 
 def test_a_name_within_another_has_its_own_secret_in_hub_env(clone: Clone) -> None:
     for name in ("Big Rob", "Rob"):
-        assert clone.new_site(NAME=name, URL="https://rob.example").returncode == 0
+        assert new_site(clone, NAME=name, URL="https://rob.example").returncode == 0
 
     written = (clone.hub.state / "hub.env").read_text().splitlines()
     assert [line.split("=")[0] for line in written if "ROB_WEBHOOK" in line] == [
@@ -327,7 +289,7 @@ def test_a_name_within_another_has_its_own_secret_in_hub_env(clone: Clone) -> No
 
 def test_what_was_interrupted_is_finished_by_the_next_run(clone: Clone) -> None:
     site = {"NAME": "Half", "URL": "https://half.example"}
-    assert clone.new_site(**site).returncode == 0
+    assert new_site(clone, **site).returncode == 0
     clone.hub.sql(
         "update private.site_secrets set valid_to = now() from public.sites"
         " where sites.id = site_id and slug = 'half' and kind = 'standard'"
@@ -335,7 +297,7 @@ def test_what_was_interrupted_is_finished_by_the_next_run(clone: Clone) -> None:
     shutil.rmtree(clone.root / "functions" / "ingest_half")
     (clone.root / "tests" / "intake" / "test_ingest_half.py").unlink()
 
-    again = clone.new_site(**site)
+    again = new_site(clone, **site)
 
     assert steps(again.stdout) == {
         **dict.fromkeys(STEPS, "skipped"),
@@ -354,8 +316,8 @@ def test_a_hosted_projects_secret_is_shown_once_and_the_function_awaited(clone: 
         "URL": "https://far.example",
     }
 
-    first = clone.new_site(**hosted)
-    again = clone.new_site(**hosted)
+    first = new_site(clone, **hosted)
+    again = new_site(clone, **hosted)
 
     secret = re.search(r"FAR_AWAY_WEBHOOK_SECRET=(\S+)", first.stdout)
     assert secret is not None
