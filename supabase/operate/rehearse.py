@@ -112,11 +112,16 @@ def _told(agent: str, compared: dict[str, Any]) -> list[str]:
     for change in compared["changes"]:
         lines.append(
             f"\n{change['contact'] or 'Somebody'} ({change['type']}, {change['event_id']}):"
-            f" {change['was']} {change['score']} → {change['would_be']} {change['new_score']}"
+            f" {_judged(change['was'], change['score'])} → {_judged(change['would_be'], change['new_score'])}"
         )
         lines += [f"  - {reason}" for reason in change["reasons_gone"]]
         lines += [f"  + {reason}" for reason in change["reasons_new"]]
     return lines
+
+
+def _judged(decision: str, score: int | None) -> str:
+    # Not every agent scores.
+    return decision if score is None else f"{decision} {score}"
 
 
 def _options() -> argparse.Namespace:
