@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help run new-site add-person migration seal test check bench demo rehearse reset manifest bundle deploy
+.PHONY: help run new-site new-agent add-person migration seal test check bench demo rehearse reset manifest bundle deploy
 
 PORT ?= 54321
 STATE ?= .state
@@ -18,6 +18,9 @@ run: $(VENV)/.requirements.lock ## Run the hub on PORT (54321) with its data in 
 
 new-site: $(VENV)/.requirements.lock ## Connect a site to the running hub: NAME="Bob's Plumbing" URL=https://bobs.example
 	@$(PYTHON) -m operate.new_site --state "$(STATE)"
+
+new-agent: $(VENV)/.requirements.lock ## Make an agent on the running hub: NAME="Quote Chaser" EVENTS=form.submitted
+	@$(PYTHON) -m operate.new_agent --state "$(STATE)"
 
 add-person: $(VENV)/.requirements.lock ## Let a person sign in, in a role of ORG: EMAIL=jo@bobs.example ROLE=operator
 	@$(PYTHON) -m operate.add_person --state "$(STATE)"
