@@ -64,7 +64,7 @@ ACCESS = "host all all 127.0.0.1/32 scram-sha-256\n"
 
 # The first such line is the cause: lines that follow from it may be fatal as well, and so is a client that is early.
 LAST_WORDS = re.compile(
-    r"(?:FATAL|PANIC|initdb: error): +(?!the database system is )(.+)(?:\n.+DETAIL: +(.+))?"
+    r"(?:FATAL|PANIC|initdb: error): +(?!the database system is )(.+)(?:\n.*(?:DETAIL|HINT): +(.+))?"
 )
 
 

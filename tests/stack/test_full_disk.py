@@ -130,8 +130,10 @@ def test_a_database_that_the_full_disk_has_ended_comes_back_with_room(
             hub.as_superuser("select pg_switch_wal()")
             while True:
                 hub.as_superuser("select pg_logical_emit_message(true, '', repeat('x', 1000000))")
-        answer = send(hub, '{"email": "bob@example.com"}')
-        assert (answer.status_code, "retry-after" in answer.headers) == (503, True)
+        # What is left of the last segment may still hold a form or two.
+        answers = (send(hub, '{"email": "bob@example.com"}') for _ in range(1000))
+        refused = next(answer for answer in answers if answer.status_code != 202)
+        assert (refused.status_code, "retry-after" in refused.headers) == (503, True)
         disk.free()
 
         assert hub.until(lambda: send(hub, '{"email": "bob@example.com"}').status_code == 202)
