@@ -324,7 +324,11 @@ def test_two_workers_give_each_of_2400_callers_its_own_answer(
     async def send(connection: Connection) -> None:
         for number in waiting:
             form = {"run": run, "number": str(number), "email": f"{run}-{number}@example.com"}
-            status, answer = await connection.post("/", headers, json.dumps(form).encode())
+            # Who is told that the database is busy asks again, as every site does.
+            while True:
+                status, answer = await connection.post("/", headers, json.dumps(form).encode())
+                if status != 503:
+                    break
             assert status == 202, answer
             answered[form["number"]] = answer["event_id"]
         connection.close()
