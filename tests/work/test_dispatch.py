@@ -120,6 +120,28 @@ def test_an_agent_does_not_act_on_what_came_of_its_own_action(
     assert hub.rows("select count(*) from public.events where type = %s", event_type(target)) == [(2,)]
 
 
+def test_an_event_that_an_agent_has_only_rehearsed_did_not_come_of_its_action(
+    hub: Hub, service: psycopg.Connection, target: str
+) -> None:
+    [cause] = hub.rows(
+        "with cause as ("
+        "  insert into public.events (org_id, type) select id, 'thing.' || %(name)s from public.organizations"
+        "  where slug = 'trades' returning org_id, id"
+        ") insert into public.deliveries (org_id, event_id, subscription_id, mode, status)"
+        " select cause.org_id, cause.id, subscriptions.id, 'rehearsal', 'done'"
+        " from cause join public.subscriptions on subscriptions.name = %(target)s returning event_id",
+        name=target.replace("-", "_"),
+        target=target,
+    )[0]
+    hub.sql(
+        "insert into public.events (org_id, type, cause_id) select org_id, %s, id from public.events where id = %s",
+        event_type(target),
+        cause,
+    )
+
+    assert [delivery["event"]["type"] for delivery in claim(service, target)] == [event_type(target)]
+
+
 @pytest.mark.parametrize("kind", ["function", "webhook"])
 def test_an_event_that_caused_itself_hangs_nobody(hub: Hub, target: str, kind: str) -> None:
     # Without a delivery to look for, nobody walks.

@@ -77,7 +77,8 @@ begin
     )
     select from chain
     join public.deliveries on deliveries.event_id = chain.id
-    where deliveries.subscription_id = has_acted_on_cause.subscription_id);
+    -- A rehearsal did not act.
+    where deliveries.subscription_id = has_acted_on_cause.subscription_id and deliveries.mode = 'live');
 end;
 $$;
 comment on function private.has_acted_on_cause is 'Whether a subscription was delivered one of the events that led to this one.';
