@@ -1898,9 +1898,10 @@ begin
     from public.events
     join public.leads on leads.org_id = events.org_id and leads.id = events.subject_id
     where events.org_id = reopen_leads.org_id and events.contact_id = any (contacts)
+      and events.type in (select event_types.name from public.event_types where event_types.makes_lead)
       -- An event has its id before it waits for its turn.
       and events.id >= private.uuid_v7_floor(since - interval '1 minute')
-      and events.subject_type = 'lead' and events.cause_id is null and events.site_id is not null
+      and events.subject_type = 'lead' and events.site_id is not null
       and leads.contact_id <> private.visible_contact(events.contact_id)
       and not exists (
         select from public.leads as theirs
@@ -2069,7 +2070,7 @@ declare
   visible constant uuid := private.visible_contact(contact);
   lead uuid;
 begin
-  -- resolve_contact still holds its lock on this person: nobody else opens the same lead meanwhile.
+  -- Forms of one contact by different identifiers may be here at once; the index lets one of their leads be.
   select leads.id into lead
   from public.leads
   where leads.org_id = org and leads.contact_id = visible and leads.site_id = site
@@ -5739,16 +5740,18 @@ declare
   lead uuid;
   recognised integer := 0;
 begin
+  -- Two at once would name the same events twice.
+  perform pg_advisory_xact_lock(hashtextextended('recognise_events', 0));
   for unknown in
     select events.* from public.events
     where events.unrecognised and private.canonical_type(events.type) is not null
-      and not exists (select from public.events as named where named.cause_id = events.id and named.source = 'hub')
+      and not exists (select from public.events as named where named.cause_id = events.id and named.source = 'hub' and named.type = private.canonical_type(events.type))
     order by events.id
     limit 5000
   loop
     select * into known from public.event_types where event_types.name = private.canonical_type(unknown.type);
     lead := case when known.makes_lead and unknown.contact_id is not null and unknown.site_id is not null
-      then private.open_lead(unknown.org_id, private.visible_contact(unknown.contact_id), unknown.site_id, unknown.source) end;
+      then private.open_lead(unknown.org_id, unknown.contact_id, unknown.site_id, unknown.source) end;
     perform private.write_event(
       unknown.org_id, known.name, unknown.data, site_id => unknown.site_id, contact_id => unknown.contact_id,
       subject_type => case when lead is not null then 'lead' end, subject_id => lead,

@@ -205,6 +205,36 @@ def test_what_came_under_an_unknown_kind_is_worked_on_once_it_is_named(hub: Hub)
     assert event(hub, later) == ("form.submitted", False)
 
 
+def test_an_unknown_kind_whose_webhook_delivery_died_is_named_all_the_same(hub: Hub) -> None:
+    kind = f"quote_{uuid.uuid4().hex[:8]}"
+    first = post(hub, event=kind, email=somebody()).json()
+    # As mark_dead and notify_alert write, with the failed event as the cause.
+    hub.sql(
+        "insert into public.events (org_id, type, source, cause_id)"
+        " select org_id, 'delivery.dead', 'hub', id from public.events where id = %s",
+        first["event_id"],
+    )
+
+    assert name_kind(hub, kind, "form.submitted").json() == 1
+
+    caused = "select type from public.events where cause_id = %s and type <> 'delivery.dead'"
+    assert hub.rows(caused, first["event_id"]) == [("form.submitted",)]
+
+
+@pytest.mark.parametrize("first", ["winner", "loser"])
+def test_leads_of_a_kind_that_is_named_while_two_were_one_go_home_with_them(hub: Hub, first: str) -> None:
+    kind = f"quote_{uuid.uuid4().hex[:8]}"
+    asked = [post(hub, event=kind, email=somebody()).json()["contact_id"] for _ in range(2)]
+    winner, loser = asked if first == "winner" else reversed(asked)
+    merged = hub.rpc("merge_contacts", "ADMIN", winner=winner, loser=loser, reason="Same person.")
+    assert name_kind(hub, kind, "form.submitted").json() == 2
+
+    hub.rpc("unmerge_contacts", "ADMIN", merge_id=merged.json()["merge_id"])
+
+    homes = "select home_id::text from public.leads where contact_id = %s"
+    assert (hub.rows(homes, loser), hub.rows(homes, winner)) == ([(loser,)], [(winner,)])
+
+
 @pytest.mark.parametrize(("kind", "means"), [("garden_party", "no.such"), ("two words", "form.submitted")])
 def test_a_kind_is_named_by_a_word_for_what_is_known(hub: Hub, kind: str, means: str) -> None:
     assert name_kind(hub, kind, means).status_code == 422

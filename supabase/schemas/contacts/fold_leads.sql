@@ -67,9 +67,10 @@ begin
     from public.events
     join public.leads on leads.org_id = events.org_id and leads.id = events.subject_id
     where events.org_id = reopen_leads.org_id and events.contact_id = any (contacts)
+      and events.type in (select event_types.name from public.event_types where event_types.makes_lead)
       -- An event has its id before it waits for its turn.
       and events.id >= private.uuid_v7_floor(since - interval '1 minute')
-      and events.subject_type = 'lead' and events.cause_id is null and events.site_id is not null
+      and events.subject_type = 'lead' and events.site_id is not null
       and leads.contact_id <> private.visible_contact(events.contact_id)
       and not exists (
         select from public.leads as theirs

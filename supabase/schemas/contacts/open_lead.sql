@@ -8,7 +8,7 @@ declare
   visible constant uuid := private.visible_contact(contact);
   lead uuid;
 begin
-  -- resolve_contact still holds its lock on this person: nobody else opens the same lead meanwhile.
+  -- Forms of one contact by different identifiers may be here at once; the index lets one of their leads be.
   select leads.id into lead
   from public.leads
   where leads.org_id = org and leads.contact_id = visible and leads.site_id = site

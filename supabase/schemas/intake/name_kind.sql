@@ -43,16 +43,18 @@ declare
   lead uuid;
   recognised integer := 0;
 begin
+  -- Two at once would name the same events twice.
+  perform pg_advisory_xact_lock(hashtextextended('recognise_events', 0));
   for unknown in
     select events.* from public.events
     where events.unrecognised and private.canonical_type(events.type) is not null
-      and not exists (select from public.events as named where named.cause_id = events.id and named.source = 'hub')
+      and not exists (select from public.events as named where named.cause_id = events.id and named.source = 'hub' and named.type = private.canonical_type(events.type))
     order by events.id
     limit 5000
   loop
     select * into known from public.event_types where event_types.name = private.canonical_type(unknown.type);
     lead := case when known.makes_lead and unknown.contact_id is not null and unknown.site_id is not null
-      then private.open_lead(unknown.org_id, private.visible_contact(unknown.contact_id), unknown.site_id, unknown.source) end;
+      then private.open_lead(unknown.org_id, unknown.contact_id, unknown.site_id, unknown.source) end;
     perform private.write_event(
       unknown.org_id, known.name, unknown.data, site_id => unknown.site_id, contact_id => unknown.contact_id,
       subject_type => case when lead is not null then 'lead' end, subject_id => lead,
