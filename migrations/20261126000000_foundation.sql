@@ -5509,9 +5509,7 @@ begin
     'paging', source.paging, 'page_size', source.page_size, 'mapping', source.mapping, 'id_prefix', source.id_prefix,
     'cursor', source.cursor,
     'phone_region', (select sites.phone_region from public.sites where sites.id = source.site_id),
-    'token', (
-      select decrypted_secrets.decrypted_secret from vault.decrypted_secrets
-      where decrypted_secrets.name = 'pull_source:' || source.id),
+    'token', (select private.plain_key(secrets.id) from vault.secrets where secrets.name = 'pull_source:' || source.id),
     'retries', coalesce((
       select jsonb_agg(again.item order by again.id)
       from (

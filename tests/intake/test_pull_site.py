@@ -675,6 +675,21 @@ def test_a_token_that_no_header_can_carry_is_told(source: Source) -> None:
     assert source.get("last_error") == "could not be reached: the URL or a header cannot be written"
 
 
+def test_a_token_that_the_vault_cannot_read_stops_no_other_source(source: Source, partner: Partner) -> None:
+    partner.items = [item(1)]
+    other = add_source(source.hub, partner)
+    source.hub.as_superuser(
+        f"update vault.secrets set secret = 'bm90IGEgY2lwaGVydGV4dA==' where name = 'pull_source:{source.id}'"
+    )
+    source.be_due()
+
+    other.pull()
+    other.pull()
+
+    assert len(other.events()) == 1
+    assert source.get("last_error is not null") is True
+
+
 def test_no_log_line_holds_the_token_or_what_was_listed(source: Source, partner: Partner) -> None:
     partner.items = [item(1, name="Canary Person", email="canary@"), item(2, email="canary@example.com")]
     partner.replies.append(Reply(500, body=TOKEN.encode()))
