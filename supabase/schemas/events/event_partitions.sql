@@ -2,7 +2,7 @@
 
 create function private.make_event_partitions(months_ahead integer default 3)
 returns integer
-language plpgsql set search_path = ''
+language plpgsql set search_path = '' set lock_timeout = '2s'
 as $$
 declare
   month timestamptz;
