@@ -7414,15 +7414,18 @@ begin
   set last_run_at = now(), last_ms = extract(epoch from clock_timestamp() - began) * 1000, last_error = problem
   where invariants.name = invariant.name;
 
+  update public.alerts set closed_at = now()
+  where problem is null and alerts.subject = invariant.name and alerts.closed_at is null
+    and (alerts.kind = 'invariant_unchecked' or (alerts.kind = 'invariant' and not exists (
+      select from jsonb_to_recordset(violations) as violation (org_id uuid)
+      where coalesce(violation.org_id, alerts.org_id) = alerts.org_id)));
+
   for violated in
     select organizations.id as org_id, count(violation.found) as count, (array_agg(violation.found))[1:5] as examples
     from public.organizations
-    left join lateral (
-      select sentence.found
-      from jsonb_to_recordset(violations) as sentence (org_id uuid, found text)
-      where coalesce(sentence.org_id, organizations.id) = organizations.id
-    ) as violation on true
-    where organizations.closed_at is null
+    left join jsonb_to_recordset(violations) as violation (org_id uuid, found text)
+      on coalesce(violation.org_id, organizations.id) = organizations.id
+    where organizations.closed_at is null and (problem is not null or violation.found is not null)
     group by organizations.id
   loop
     if problem is not null then
@@ -7430,29 +7433,24 @@ begin
         format('The invariant %s cannot be checked: %s.', invariant.name, problem));
       continue;
     end if;
-    perform private.close_alert(violated.org_id, 'invariant_unchecked', invariant.name);
-    if violated.count = 0 then
-      perform private.close_alert(violated.org_id, 'invariant', invariant.name);
-    else
-      update public.agents set status = 'paused'
-      where agents.org_id = violated.org_id and agents.name = invariant.pauses and agents.status in ('idle', 'running')
-        and not exists (
-          select from public.alerts
-          where alerts.org_id = violated.org_id and alerts.kind = 'invariant' and alerts.subject = invariant.name
-            and alerts.closed_at is null)
-      returning agents.name into paused;
-      -- An alert that is seen again still says which agent was paused when it opened.
-      paused := coalesce(paused, (
-        select alerts.details ->> 'paused' from public.alerts
+    update public.agents set status = 'paused'
+    where agents.org_id = violated.org_id and agents.name = invariant.pauses and agents.status in ('idle', 'running')
+      and not exists (
+        select from public.alerts
         where alerts.org_id = violated.org_id and alerts.kind = 'invariant' and alerts.subject = invariant.name
-          and alerts.closed_at is null));
-      perform private.open_alert(violated.org_id, 'invariant', invariant.name, invariant.severity,
-        concat_ws(' ',
-          format('%s Not so: %s.', invariant.description, rtrim(violated.examples[1], '.')),
-          'The agent ' || paused || ' was paused; to let it run again, set its status to idle in agents.'),
-        jsonb_strip_nulls(jsonb_build_object(
-          'violations', violated.count, 'examples', violated.examples, 'pauses', invariant.pauses, 'paused', paused)));
-    end if;
+          and alerts.closed_at is null)
+    returning agents.name into paused;
+    -- An alert that is seen again still says which agent was paused when it opened.
+    paused := coalesce(paused, (
+      select alerts.details ->> 'paused' from public.alerts
+      where alerts.org_id = violated.org_id and alerts.kind = 'invariant' and alerts.subject = invariant.name
+        and alerts.closed_at is null));
+    perform private.open_alert(violated.org_id, 'invariant', invariant.name, invariant.severity,
+      concat_ws(' ',
+        format('%s Not so: %s.', invariant.description, rtrim(violated.examples[1], '.')),
+        'The agent ' || paused || ' was paused; to let it run again, set its status to idle in agents.'),
+      jsonb_strip_nulls(jsonb_build_object(
+        'violations', violated.count, 'examples', violated.examples, 'pauses', invariant.pauses, 'paused', paused)));
   end loop;
   return jsonb_array_length(violations);
 end;
@@ -7471,7 +7469,7 @@ begin
     -- A few rows are looked up in large tables by their indexes, which the planner finds dearer than they are.
     perform set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true);
     execute format(
-      'select coalesce(jsonb_agg(jsonb_build_object(''org_id'', violation.org_id, ''found'', left(violation.found, 500))), ''[]'')'
+      'select coalesce(jsonb_agg(jsonb_build_object(''org_id'', violation.org_id, ''found'', coalesce(left(violation.found, 500), ''it does not say what''))), ''[]'')'
       ' from (select org_id::uuid, found::text from (%s) as query limit 1000) as violation', invariant.sql)
     into found;
     -- The exception undoes all that the query did, and gives the role back.
@@ -8018,7 +8016,7 @@ $sql$),
       and leads.contact_id = private.visible_contact(latest.contact_id))
 $sql$),
 
-('what_moves_is_with_its_person',
+('what_moves_is_with_its_contact',
  'Each identifier and lead, of the newest 5,000 of both, is with the contact under which its own contact is visible.', 'critical', null, $sql$
   select held.org_id, format('the %s %s is with contact %s', held.what, held.id, held.contact_id) as found
   from (
@@ -8026,7 +8024,8 @@ $sql$),
     union all
     (select 'lead', id, org_id, contact_id, home_id from public.leads order by id desc limit 5000)
   ) as held
-  where held.contact_id <> private.visible_contact(held.home_id)
+  left join public.contacts as home on home.id = held.home_id
+  where held.contact_id is distinct from coalesce(home.merged_into, home.id)
 $sql$),
 
 ('subscribed_agents_are_published',

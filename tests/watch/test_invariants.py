@@ -51,7 +51,7 @@ BREAKS = {
         "update public.leads set site_id = (select id from public.sites where slug = 'akf')",
         "update public.leads set site_id = (select id from public.sites where slug = 'prime')",
     ),
-    "what_moves_is_with_its_person": (
+    "what_moves_is_with_its_contact": (
         f"with other as (insert into public.contacts (org_id) values ({OF_TRADES}) returning id)"
         " update public.contact_identifiers set contact_id = other.id from other",
         "update public.contact_identifiers set contact_id = home_id",

@@ -122,7 +122,7 @@ $sql$),
       and leads.contact_id = private.visible_contact(latest.contact_id))
 $sql$),
 
-('what_moves_is_with_its_person',
+('what_moves_is_with_its_contact',
  'Each identifier and lead, of the newest 5,000 of both, is with the contact under which its own contact is visible.', 'critical', null, $sql$
   select held.org_id, format('the %s %s is with contact %s', held.what, held.id, held.contact_id) as found
   from (
@@ -130,7 +130,8 @@ $sql$),
     union all
     (select 'lead', id, org_id, contact_id, home_id from public.leads order by id desc limit 5000)
   ) as held
-  where held.contact_id <> private.visible_contact(held.home_id)
+  left join public.contacts as home on home.id = held.home_id
+  where held.contact_id is distinct from coalesce(home.merged_into, home.id)
 $sql$),
 
 ('subscribed_agents_are_published',
