@@ -150,7 +150,8 @@ create policy "everybody signed in may read what roles may do" on public.role_pe
 -- tenancy/callers.sql
 -- Callers: the organizations in which a caller has a permission.
 --
--- Policies ask private.my_orgs('<table>.<verb>'); functions that act for a user ask private.permit.
+-- Policies ask private.my_orgs('<table>.<verb>'); functions that act for a caller ask private.permit of one organization,
+-- or private.caller_orgs.
 
 -- security definer: a policy on memberships would otherwise ask itself.
 create function private.my_orgs(permission text)
@@ -169,6 +170,20 @@ end;
 $$;
 comment on function private.my_orgs is 'The organizations in which the caller has a permission.';
 grant execute on function private.my_orgs to authenticated;
+
+create function private.caller_orgs(permission text)
+returns setof uuid
+language plpgsql stable set search_path = ''
+as $$
+begin
+  if (select auth.role()) = 'service_role' then
+    return query select organizations.id from public.organizations where organizations.closed_at is null;
+  else
+    return query select private.my_orgs(caller_orgs.permission);
+  end if;
+end;
+$$;
+comment on function private.caller_orgs is 'The organizations in which the caller has a permission; for the hub''s secret key, every open one.';
 
 create function private.permit(org_id uuid, permission text)
 returns void
@@ -934,7 +949,7 @@ as $$
 begin
   return query
   select * from private.site_secret_kinds
-  where (select auth.role()) = 'service_role' or site_secret_kinds.org_id in (select private.my_orgs('sites.read'));
+  where site_secret_kinds.org_id in (select private.caller_orgs('sites.read'));
 end;
 $$;
 comment on function private.site_secret_kinds_for_caller is 'The kinds of secret of the sites in the caller''s organizations.';
@@ -2913,7 +2928,7 @@ begin
   meant := array(
     select agents from public.agents
     where agents.name = agent_named.agent and (agent_named.org_id is null or agents.org_id = agent_named.org_id)
-      and ((select auth.role()) = 'service_role' or agents.org_id in (select private.my_orgs(agent_named.permission)))
+      and agents.org_id in (select private.caller_orgs(agent_named.permission))
     limit 2);
   if cardinality(meant) = 0 then
     if exists (
@@ -3331,10 +3346,8 @@ as $$
 declare
   mine uuid[] := array(
     select orgs.id
-    from public.organizations as orgs
-    where orgs.closed_at is null
-      and ((select auth.role()) = 'service_role' or orgs.id in (select private.my_orgs('subscriptions.write')))
-      and (create_webhook_subscription_for_caller.org_id is null or orgs.id = create_webhook_subscription_for_caller.org_id));
+    from private.caller_orgs('subscriptions.write') as orgs (id)
+    where create_webhook_subscription_for_caller.org_id is null or orgs.id = create_webhook_subscription_for_caller.org_id);
   made public.subscriptions;
 begin
   if cardinality(mine) = 0 then
@@ -3376,7 +3389,7 @@ as $$
 declare
   owned public.subscriptions := private.own_webhook(subscription_id);
 begin
-  if old_valid_for not between interval '0' and interval '30 days' then
+  if (old_valid_for between interval '0' and interval '30 days') is not true then
     perform private.fail(422, 'bad_overlap', 'The old secret signs for up to 30 days more.');
   end if;
   perform private.write_audit(owned.org_id, 'rotate', 'webhook_secrets', owned.id::text, null, jsonb_build_object('old_valid_for', old_valid_for));
@@ -3419,7 +3432,7 @@ declare
 begin
   select * into owned from public.subscriptions
   where subscriptions.id = own_webhook.subscription_id and subscriptions.target_kind = 'webhook'
-    and ((select auth.role()) = 'service_role' or subscriptions.org_id in (select private.my_orgs('subscriptions.write')));
+    and subscriptions.org_id in (select private.caller_orgs('subscriptions.write'));
   if owned.id is null then
     perform private.fail(404, 'unknown_webhook', 'You may change no webhook with this id.');
   end if;
@@ -4124,9 +4137,7 @@ begin
   end if;
 
   for organization in
-    select organizations.id from public.organizations where (select auth.role()) = 'service_role'
-    union
-    select private.my_orgs('events.replay')
+    select private.caller_orgs('events.replay')
   loop
     organizations := organizations || organization;
     replayed := case mode
@@ -6190,9 +6201,7 @@ declare
   seen jsonb := '[]';
 begin
   for organization in
-    select organizations.id from public.organizations where (select auth.role()) = 'service_role'
-    union
-    select private.my_orgs('alerts.read')
+    select private.caller_orgs('alerts.read')
   loop
     seen := seen || (
       select jsonb_build_object(
@@ -6852,7 +6861,7 @@ begin
       acknowledged_by = coalesce(alerts.acknowledged_by, (select auth.uid())),
       closed_at = case when is_over then now() end
   where alerts.id = decide_alert_for_caller.alert_id and alerts.closed_at is null
-    and ((select auth.role()) = 'service_role' or alerts.org_id in (select private.my_orgs('alerts.update')))
+    and alerts.org_id in (select private.caller_orgs('alerts.update'))
   returning * into alert;
   if alert.id is null then
     perform private.fail(404, 'unknown_alert', 'You may change no open alert with this id.');

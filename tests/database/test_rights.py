@@ -34,7 +34,8 @@ NAMED = re.compile(r"\b(?:hub|private)\.\w+")
 # A trigger's own function is not asked for a right, but what that calls as the caller is.
 TRIGGERS = "select prosrc from pg_proc where prorettype = 'trigger'::regtype and not prosecdef and pronamespace = 'private'::regnamespace"
 ASKS_WHO_MAY = re.compile(
-    r"private\.(my_orgs|permit|own_webhook|agent_named|my_assigned_contacts)|auth\.(uid|role)"
+    r"private\.(my_orgs|caller_orgs|permit|own_webhook|agent_named|my_assigned_contacts)\("
+    r"|memberships\.user_id = \(select auth\.uid\(\)\)"
 )
 
 

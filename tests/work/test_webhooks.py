@@ -289,6 +289,19 @@ def test_while_a_secret_is_changed_both_sign(hub: Hub, hook: Make, partner: Part
     ]
 
 
+@pytest.mark.parametrize("overlap", [None, "-1 day", "31 days"])
+def test_an_old_secret_does_not_sign_for_ever(
+    hub: Hub, hook: Make, partner: Partner, overlap: str | None
+) -> None:
+    webhook = hook(partner.url)
+
+    answer = hub.rpc("rotate_webhook_secret", "ADMIN", subscription_id=webhook.id, old_valid_for=overlap)
+
+    assert (answer.status_code, answer.json()["details"]) == (422, "bad_overlap")
+    secrets = "select count(*) from private.webhook_secrets where subscription_id = %s"
+    assert hub.rows(secrets, webhook.id) == [(1,)]
+
+
 def test_a_webhook_that_is_deleted_leaves_no_secret(hub: Hub, hook: Make, partner: Partner) -> None:
     webhook = hook(partner.url)
     webhook.emit()

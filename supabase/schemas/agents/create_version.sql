@@ -45,7 +45,7 @@ begin
   meant := array(
     select agents from public.agents
     where agents.name = agent_named.agent and (agent_named.org_id is null or agents.org_id = agent_named.org_id)
-      and ((select auth.role()) = 'service_role' or agents.org_id in (select private.my_orgs(agent_named.permission)))
+      and agents.org_id in (select private.caller_orgs(agent_named.permission))
     limit 2);
   if cardinality(meant) = 0 then
     if exists (

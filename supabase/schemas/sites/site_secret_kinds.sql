@@ -25,7 +25,7 @@ as $$
 begin
   return query
   select * from private.site_secret_kinds
-  where (select auth.role()) = 'service_role' or site_secret_kinds.org_id in (select private.my_orgs('sites.read'));
+  where site_secret_kinds.org_id in (select private.caller_orgs('sites.read'));
 end;
 $$;
 comment on function private.site_secret_kinds_for_caller is 'The kinds of secret of the sites in the caller''s organizations.';

@@ -1,6 +1,7 @@
 -- Callers: the organizations in which a caller has a permission.
 --
--- Policies ask private.my_orgs('<table>.<verb>'); functions that act for a user ask private.permit.
+-- Policies ask private.my_orgs('<table>.<verb>'); functions that act for a caller ask private.permit of one organization,
+-- or private.caller_orgs.
 
 -- security definer: a policy on memberships would otherwise ask itself.
 create function private.my_orgs(permission text)
@@ -19,6 +20,20 @@ end;
 $$;
 comment on function private.my_orgs is 'The organizations in which the caller has a permission.';
 grant execute on function private.my_orgs to authenticated;
+
+create function private.caller_orgs(permission text)
+returns setof uuid
+language plpgsql stable set search_path = ''
+as $$
+begin
+  if (select auth.role()) = 'service_role' then
+    return query select organizations.id from public.organizations where organizations.closed_at is null;
+  else
+    return query select private.my_orgs(caller_orgs.permission);
+  end if;
+end;
+$$;
+comment on function private.caller_orgs is 'The organizations in which the caller has a permission; for the hub''s secret key, every open one.';
 
 create function private.permit(org_id uuid, permission text)
 returns void

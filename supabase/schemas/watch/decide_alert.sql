@@ -31,7 +31,7 @@ begin
       acknowledged_by = coalesce(alerts.acknowledged_by, (select auth.uid())),
       closed_at = case when is_over then now() end
   where alerts.id = decide_alert_for_caller.alert_id and alerts.closed_at is null
-    and ((select auth.role()) = 'service_role' or alerts.org_id in (select private.my_orgs('alerts.update')))
+    and alerts.org_id in (select private.caller_orgs('alerts.update'))
   returning * into alert;
   if alert.id is null then
     perform private.fail(404, 'unknown_alert', 'You may change no open alert with this id.');

@@ -24,9 +24,7 @@ declare
   seen jsonb := '[]';
 begin
   for organization in
-    select organizations.id from public.organizations where (select auth.role()) = 'service_role'
-    union
-    select private.my_orgs('alerts.read')
+    select private.caller_orgs('alerts.read')
   loop
     seen := seen || (
       select jsonb_build_object(

@@ -17,10 +17,8 @@ as $$
 declare
   mine uuid[] := array(
     select orgs.id
-    from public.organizations as orgs
-    where orgs.closed_at is null
-      and ((select auth.role()) = 'service_role' or orgs.id in (select private.my_orgs('subscriptions.write')))
-      and (create_webhook_subscription_for_caller.org_id is null or orgs.id = create_webhook_subscription_for_caller.org_id));
+    from private.caller_orgs('subscriptions.write') as orgs (id)
+    where create_webhook_subscription_for_caller.org_id is null or orgs.id = create_webhook_subscription_for_caller.org_id);
   made public.subscriptions;
 begin
   if cardinality(mine) = 0 then
@@ -62,7 +60,7 @@ as $$
 declare
   owned public.subscriptions := private.own_webhook(subscription_id);
 begin
-  if old_valid_for not between interval '0' and interval '30 days' then
+  if (old_valid_for between interval '0' and interval '30 days') is not true then
     perform private.fail(422, 'bad_overlap', 'The old secret signs for up to 30 days more.');
   end if;
   perform private.write_audit(owned.org_id, 'rotate', 'webhook_secrets', owned.id::text, null, jsonb_build_object('old_valid_for', old_valid_for));
@@ -105,7 +103,7 @@ declare
 begin
   select * into owned from public.subscriptions
   where subscriptions.id = own_webhook.subscription_id and subscriptions.target_kind = 'webhook'
-    and ((select auth.role()) = 'service_role' or subscriptions.org_id in (select private.my_orgs('subscriptions.write')));
+    and subscriptions.org_id in (select private.caller_orgs('subscriptions.write'));
   if owned.id is null then
     perform private.fail(404, 'unknown_webhook', 'You may change no webhook with this id.');
   end if;

@@ -33,9 +33,7 @@ begin
   end if;
 
   for organization in
-    select organizations.id from public.organizations where (select auth.role()) = 'service_role'
-    union
-    select private.my_orgs('events.replay')
+    select private.caller_orgs('events.replay')
   loop
     organizations := organizations || organization;
     replayed := case mode
