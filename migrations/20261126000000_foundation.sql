@@ -1181,10 +1181,18 @@ language plpgsql stable security definer set search_path = ''
 as $$
 begin
   return query
-  select unnest(private.contact_family(leads.contact_id))
-  from public.leads
-  where leads.assigned_to = (select auth.uid())
-    and leads.org_id in (select private.my_orgs('leads.read_assigned'));
+  -- A lead is with the visible contact of its family.
+  with mine as (
+    select leads.org_id, leads.contact_id
+    from public.leads
+    where leads.assigned_to = (select auth.uid())
+      and leads.org_id in (select private.my_orgs('leads.read_assigned'))
+  )
+  select mine.contact_id from mine
+  union
+  select merged.id
+  from mine
+  join public.contacts as merged on merged.org_id = mine.org_id and merged.merged_into = mine.contact_id;
 end;
 $$;
 comment on function private.my_assigned_contacts is 'The contacts of the leads assigned to the caller, with those merged into them.';
@@ -1417,17 +1425,16 @@ begin
   elsif winner.merged_into is not null or loser.merged_into is not null then
     perform private.fail(409, 'already_merged', 'One of the two is merged into another contact; merge that one, or undo it.');
   elsif private.are_kept_apart(winner_id, loser_id, candidate_id) then
-    perform private.fail(409, 'kept_apart', 'A person decided that these two are not one; decide that candidate anew.');
+    perform private.fail(409, 'kept_apart', 'A user decided that these two are not one; decide that candidate anew.');
   end if;
 
-  insert into public.contact_merges (id, org_id, winner_id, loser_id, reason, candidate_id, merged_by)
-  values (merge_id, winner.org_id, winner.id, loser.id, merge_contacts.reason, merge_contacts.candidate_id, (select auth.uid()));
   update public.contacts set merged_into = winner.id
   where contacts.id = loser.id or (contacts.org_id = loser.org_id and contacts.merged_into = loser.id);
   folded := private.fold_leads(winner.org_id, array[winner.id, loser.id]);
-  update public.contact_merges
-  set moved = private.move_rows(winner.org_id, loser.id, winner.id) || jsonb_build_object('folded_leads', folded)
-  where contact_merges.id = merge_id;
+  insert into public.contact_merges (id, org_id, winner_id, loser_id, reason, candidate_id, merged_by, moved)
+  values (
+    merge_id, winner.org_id, winner.id, loser.id, merge_contacts.reason, merge_contacts.candidate_id, (select auth.uid()),
+    private.move_rows(winner.org_id, loser.id, winner.id) || jsonb_build_object('folded_leads', folded));
 
   perform private.write_event(
     winner.org_id, 'contact.merged',
@@ -1455,7 +1462,7 @@ begin
         or (decided.contact_id = any (other_family) and decided.other_id = any (family))));
 end;
 $$;
-comment on function private.are_kept_apart is 'Whether a person decided that these two, or any merged into them, are not one.';
+comment on function private.are_kept_apart is 'Whether a user decided that these two, or any merged into them, are not one.';
 grant execute on function private.are_kept_apart to authenticated, service_role;
 
 create function private.move_rows(org_id uuid, from_contact uuid, to_contact uuid, homes uuid[] default null)
@@ -6278,14 +6285,9 @@ as $$
          where subscriptions.org_id = agents.org_id and subscriptions.agent_id = agents.id
          limit 1000
        ) as first_thousand) as dead,
-      (select now() - min(due.run_at)
+      (select now() - min(due_work.due_since)
        from public.subscriptions
-       cross join lateral (
-         select deliveries.run_at from public.deliveries
-         where deliveries.subscription_id = subscriptions.id and deliveries.is_waiting and deliveries.mode = 'live'
-         order by deliveries.run_at
-         limit 1
-       ) as due
+       join private.due_work on due_work.subscription_id = subscriptions.id
        where subscriptions.org_id = agents.org_id and subscriptions.agent_id = agents.id) as waited
   ) as work on true;
 $$;

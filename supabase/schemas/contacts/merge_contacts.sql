@@ -44,17 +44,16 @@ begin
   elsif winner.merged_into is not null or loser.merged_into is not null then
     perform private.fail(409, 'already_merged', 'One of the two is merged into another contact; merge that one, or undo it.');
   elsif private.are_kept_apart(winner_id, loser_id, candidate_id) then
-    perform private.fail(409, 'kept_apart', 'A person decided that these two are not one; decide that candidate anew.');
+    perform private.fail(409, 'kept_apart', 'A user decided that these two are not one; decide that candidate anew.');
   end if;
 
-  insert into public.contact_merges (id, org_id, winner_id, loser_id, reason, candidate_id, merged_by)
-  values (merge_id, winner.org_id, winner.id, loser.id, merge_contacts.reason, merge_contacts.candidate_id, (select auth.uid()));
   update public.contacts set merged_into = winner.id
   where contacts.id = loser.id or (contacts.org_id = loser.org_id and contacts.merged_into = loser.id);
   folded := private.fold_leads(winner.org_id, array[winner.id, loser.id]);
-  update public.contact_merges
-  set moved = private.move_rows(winner.org_id, loser.id, winner.id) || jsonb_build_object('folded_leads', folded)
-  where contact_merges.id = merge_id;
+  insert into public.contact_merges (id, org_id, winner_id, loser_id, reason, candidate_id, merged_by, moved)
+  values (
+    merge_id, winner.org_id, winner.id, loser.id, merge_contacts.reason, merge_contacts.candidate_id, (select auth.uid()),
+    private.move_rows(winner.org_id, loser.id, winner.id) || jsonb_build_object('folded_leads', folded));
 
   perform private.write_event(
     winner.org_id, 'contact.merged',
@@ -82,7 +81,7 @@ begin
         or (decided.contact_id = any (other_family) and decided.other_id = any (family))));
 end;
 $$;
-comment on function private.are_kept_apart is 'Whether a person decided that these two, or any merged into them, are not one.';
+comment on function private.are_kept_apart is 'Whether a user decided that these two, or any merged into them, are not one.';
 grant execute on function private.are_kept_apart to authenticated, service_role;
 
 create function private.move_rows(org_id uuid, from_contact uuid, to_contact uuid, homes uuid[] default null)

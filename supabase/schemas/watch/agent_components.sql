@@ -49,14 +49,9 @@ as $$
          where subscriptions.org_id = agents.org_id and subscriptions.agent_id = agents.id
          limit 1000
        ) as first_thousand) as dead,
-      (select now() - min(due.run_at)
+      (select now() - min(due_work.due_since)
        from public.subscriptions
-       cross join lateral (
-         select deliveries.run_at from public.deliveries
-         where deliveries.subscription_id = subscriptions.id and deliveries.is_waiting and deliveries.mode = 'live'
-         order by deliveries.run_at
-         limit 1
-       ) as due
+       join private.due_work on due_work.subscription_id = subscriptions.id
        where subscriptions.org_id = agents.org_id and subscriptions.agent_id = agents.id) as waited
   ) as work on true;
 $$;
