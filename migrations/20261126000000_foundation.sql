@@ -52,7 +52,6 @@ alter default privileges for role postgres in schema public grant select on tabl
 -- ground/errors.sql
 -- Errors that a caller may see: SQLSTATE PTxyz is the HTTP status, detail the code.
 
--- Errors that a caller may see: SQLSTATE PTxyz is the HTTP status, detail the code.
 create function private.fail(status integer, code text, message text)
 returns void
 language plpgsql set search_path = ''
@@ -597,7 +596,7 @@ comment on column private.site_secrets.sha256 is 'The digest of the secret as it
 comment on column private.site_secrets.vault_id is 'The key in the vault, while it may sign.';
 create index site_secrets_site_idx on private.site_secrets (site_id);
 
--- security definer: an audit trigger may not leave a replay or a rotation untold.
+-- security definer: who changes a secret needs no right to write the audit log.
 create function private.audit_secret()
 returns trigger
 language plpgsql security definer set search_path = ''
@@ -1344,7 +1343,7 @@ comment on function private.name_words is 'The words of a name, in lower case.';
 grant execute on function private.name_words to authenticated, service_role;
 
 -- contacts/merge_candidates.sql
--- Merge candidates: two contacts that may be one person; a person decides.
+-- Merge candidates: two contacts that may be one person; a user decides.
 
 create type public.merge_decision as enum ('merge', 'keep_apart');
 
@@ -2218,7 +2217,7 @@ comment on function private.speakers is 'The contacts for which an opt-out holds
 --
 -- The answer is the contact by whose identifier the submission came. While that contact is merged into another it is
 -- visible under that other, and leads open there; but the event keeps its own contact, so an unmerge has nothing to
--- guess. An ambiguous submission becomes a new contact and a row for a person to judge.
+-- guess. An ambiguous submission becomes a new contact and a row for a user to judge.
 
 create function private.resolve_contact(org_id uuid, name text, email text, phone text, event_id uuid default null)
 returns uuid
@@ -2598,7 +2597,6 @@ create index events_site_idx on public.events (org_id, site_id, id desc);
 create index events_contact_idx on public.events (org_id, contact_id, id desc);
 create index events_trace_idx on public.events (trace_id);
 create index events_cause_idx on public.events (cause_id) where cause_id is not null;
--- On a partitioned table an index cannot be made concurrently; few rows are in this one.
 create index events_unrecognised_idx on public.events (org_id, id desc) where unrecognised;
 
 create function private.name_event()
@@ -4373,7 +4371,6 @@ comment on function private.settle_together is 'Write the ends of deliveries who
 -- work/stop_deliveries.sql
 -- A closed organization's work stops at once: nothing more is claimed, and a running delivery cannot be settled.
 
--- A closed organization's work stops at once: nothing more is claimed, and a running delivery cannot be settled.
 -- security definer: closing an organization needs no right to write deliveries.
 create function private.stop_deliveries()
 returns trigger
@@ -4556,7 +4553,7 @@ comment on function hub.stop_webhook is 'Pause the webhook of a delivery that is
 grant execute on function hub.stop_webhook to hub_service;
 
 -- security definer: letting a webhook run again gives no right to write alerts.
-create function private.webhook_resumed()
+create function private.close_webhook_alert()
 returns trigger
 language plpgsql security definer set search_path = ''
 as $$
@@ -4565,13 +4562,13 @@ begin
   return null;
 end;
 $$;
-comment on function private.webhook_resumed is 'Trigger: a webhook that runs again or is gone closes its alert.';
+comment on function private.close_webhook_alert is 'Trigger: a webhook that runs again or is gone closes its alert.';
 
 create trigger subscriptions_resumed after update of paused on public.subscriptions
-  for each row when (old.target_kind = 'webhook' and old.paused and not new.paused) execute function private.webhook_resumed();
+  for each row when (old.target_kind = 'webhook' and old.paused and not new.paused) execute function private.close_webhook_alert();
 
 create trigger subscriptions_gone after delete on public.subscriptions
-  for each row when (old.target_kind = 'webhook') execute function private.webhook_resumed();
+  for each row when (old.target_kind = 'webhook') execute function private.close_webhook_alert();
 
 -- work/write_outcomes.sql
 -- The steps of settling: the deliveries whose lease is held are locked, and what became of them is written.
@@ -6059,7 +6056,6 @@ comment on column public.alerts.topic is 'Alerts of one topic are told together:
 comment on column public.alerts.event_id is 'The event that showed it. No foreign key: partitions of events are archived one by one.';
 create unique index alerts_one_open on public.alerts (org_id, kind, subject) where closed_at is null;
 create index alerts_org_idx on public.alerts (org_id, id desc);
--- A plain build will do: alerts are few.
 create index alerts_site_idx on public.alerts (org_id, site_id) where site_id is not null;
 create index alerts_untold_idx on public.alerts (id) where closed_at is null and last_notified_at is null;
 
@@ -6991,10 +6987,10 @@ begin
       'replay', replay.id, replay.created_at,
       case
         when is_rehearsal then format('%s had %s decide about it in a rehearsal.',
-          case when replay.asked_by is null then 'Somebody with the hub''s secret key' else 'A person' end,
+          case when replay.asked_by is null then 'Somebody with the hub''s secret key' else 'A user' end,
           coalesce('version ' || rehearsed, 'a version'))
         when replay.asked_by is null then 'It was put in line again.'
-        else 'A person put it in line again.'
+        else 'A user put it in line again.'
       end,
       to_jsonb(replay))::private.step] || steps;
   end if;
@@ -7014,8 +7010,8 @@ as $$
       coalesce(' with version ' || (select version from public.agent_versions where agent_versions.id = action.version_id), ''),
       coalesce(', ' || round(action.confidence * 100) || ' % sure', ''),
       coalesce(', because: ' || nullif(rtrim(array_to_string(action.reasons, ', '), '.'), ''), ''),
-      case action.review when 'approved' then ' A person approved it.' when 'rejected' then ' A person rejected it.'
-        when 'pending' then ' It waits for a person''s review.' else '' end),
+      case action.review when 'approved' then ' A user approved it.' when 'rejected' then ' A user rejected it.'
+        when 'pending' then ' It waits for a user''s review.' else '' end),
     to_jsonb(action))::private.step;
 $$;
 comment on function private.action_step is 'An agent''s decision, with its reasons.';

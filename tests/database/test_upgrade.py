@@ -1,6 +1,7 @@
 """Upgrade: a hub of the foundation, with users and work in it, gets the later migrations and keeps all of it."""
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -72,7 +73,14 @@ class Old:
                 "id": delivery["id"],
                 "lease_token": delivery["lease_token"],
                 "outcome": "done",
-                "action": {"decision": "nurture", "confidence": 0.9, "output": {"score": 42}},
+                "effects": {
+                    "action": {
+                        "decision": "nurture",
+                        "confidence": 0.9,
+                        "outcome": "self_resolved",
+                        "output": {"score": 42},
+                    }
+                },
             }
             for delivery in batch
         ]
@@ -97,6 +105,7 @@ def test_everything_of_before_is_still_there_and_known(old: Old, tmp_path: Path)
     answers = {email: old.submit(email, f"key-{email}") for email in NAMES}
     old.work(2)
     before = old.database.rows(KEPT)
+    assert {kind for kind, _ in before} == set(re.findall(r"select '(\w+)'", KEPT))
     new = tmp_path / "new"
     new.mkdir()
 

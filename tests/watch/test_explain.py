@@ -112,7 +112,7 @@ def test_who_put_it_in_line_again_is_told(hub: Hub, event: str) -> None:
     told = explained(hub, delivery)
 
     assert [step["kind"] for step in told["chain"]] == ["event", "replay", "delivery"]
-    assert "A person put it in line again." in told["story"]
+    assert "A user put it in line again." in told["story"]
 
 
 def test_a_rehearsal_is_told_as_one(hub: Hub, event: str) -> None:
@@ -129,7 +129,7 @@ def test_a_rehearsal_is_told_as_one(hub: Hub, event: str) -> None:
 
     story = explained(hub, delivery)["story"]
 
-    assert "A person had version 2 decide about it in a rehearsal." in story
+    assert "A user had version 2 decide about it in a rehearsal." in story
     assert "It was brought to lead-qualifier as a rehearsal, without effects: done." in story
     assert 'It would have been decided "' in story
     assert "in line again" not in story

@@ -1,4 +1,4 @@
--- Merge candidates: two contacts that may be one person; a person decides.
+-- Merge candidates: two contacts that may be one person; a user decides.
 
 create type public.merge_decision as enum ('merge', 'keep_apart');
 

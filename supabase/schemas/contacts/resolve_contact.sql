@@ -2,7 +2,7 @@
 --
 -- The answer is the contact by whose identifier the submission came. While that contact is merged into another it is
 -- visible under that other, and leads open there; but the event keeps its own contact, so an unmerge has nothing to
--- guess. An ambiguous submission becomes a new contact and a row for a person to judge.
+-- guess. An ambiguous submission becomes a new contact and a row for a user to judge.
 
 create function private.resolve_contact(org_id uuid, name text, email text, phone text, event_id uuid default null)
 returns uuid

@@ -33,7 +33,6 @@ create index events_site_idx on public.events (org_id, site_id, id desc);
 create index events_contact_idx on public.events (org_id, contact_id, id desc);
 create index events_trace_idx on public.events (trace_id);
 create index events_cause_idx on public.events (cause_id) where cause_id is not null;
--- On a partitioned table an index cannot be made concurrently; few rows are in this one.
 create index events_unrecognised_idx on public.events (org_id, id desc) where unrecognised;
 
 create function private.name_event()

@@ -1,6 +1,5 @@
 -- Errors that a caller may see: SQLSTATE PTxyz is the HTTP status, detail the code.
 
--- Errors that a caller may see: SQLSTATE PTxyz is the HTTP status, detail the code.
 create function private.fail(status integer, code text, message text)
 returns void
 language plpgsql set search_path = ''

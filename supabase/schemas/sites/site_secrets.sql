@@ -25,7 +25,7 @@ comment on column private.site_secrets.sha256 is 'The digest of the secret as it
 comment on column private.site_secrets.vault_id is 'The key in the vault, while it may sign.';
 create index site_secrets_site_idx on private.site_secrets (site_id);
 
--- security definer: an audit trigger may not leave a replay or a rotation untold.
+-- security definer: who changes a secret needs no right to write the audit log.
 create function private.audit_secret()
 returns trigger
 language plpgsql security definer set search_path = ''

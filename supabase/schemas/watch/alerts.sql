@@ -29,7 +29,6 @@ comment on column public.alerts.topic is 'Alerts of one topic are told together:
 comment on column public.alerts.event_id is 'The event that showed it. No foreign key: partitions of events are archived one by one.';
 create unique index alerts_one_open on public.alerts (org_id, kind, subject) where closed_at is null;
 create index alerts_org_idx on public.alerts (org_id, id desc);
--- A plain build will do: alerts are few.
 create index alerts_site_idx on public.alerts (org_id, site_id) where site_id is not null;
 create index alerts_untold_idx on public.alerts (id) where closed_at is null and last_notified_at is null;
 

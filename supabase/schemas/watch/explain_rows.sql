@@ -59,10 +59,10 @@ begin
       'replay', replay.id, replay.created_at,
       case
         when is_rehearsal then format('%s had %s decide about it in a rehearsal.',
-          case when replay.asked_by is null then 'Somebody with the hub''s secret key' else 'A person' end,
+          case when replay.asked_by is null then 'Somebody with the hub''s secret key' else 'A user' end,
           coalesce('version ' || rehearsed, 'a version'))
         when replay.asked_by is null then 'It was put in line again.'
-        else 'A person put it in line again.'
+        else 'A user put it in line again.'
       end,
       to_jsonb(replay))::private.step] || steps;
   end if;
@@ -82,8 +82,8 @@ as $$
       coalesce(' with version ' || (select version from public.agent_versions where agent_versions.id = action.version_id), ''),
       coalesce(', ' || round(action.confidence * 100) || ' % sure', ''),
       coalesce(', because: ' || nullif(rtrim(array_to_string(action.reasons, ', '), '.'), ''), ''),
-      case action.review when 'approved' then ' A person approved it.' when 'rejected' then ' A person rejected it.'
-        when 'pending' then ' It waits for a person''s review.' else '' end),
+      case action.review when 'approved' then ' A user approved it.' when 'rejected' then ' A user rejected it.'
+        when 'pending' then ' It waits for a user''s review.' else '' end),
     to_jsonb(action))::private.step;
 $$;
 comment on function private.action_step is 'An agent''s decision, with its reasons.';

@@ -1,6 +1,5 @@
 -- A closed organization's work stops at once: nothing more is claimed, and a running delivery cannot be settled.
 
--- A closed organization's work stops at once: nothing more is claimed, and a running delivery cannot be settled.
 -- security definer: closing an organization needs no right to write deliveries.
 create function private.stop_deliveries()
 returns trigger

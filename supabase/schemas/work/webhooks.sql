@@ -51,7 +51,7 @@ comment on function hub.stop_webhook is 'Pause the webhook of a delivery that is
 grant execute on function hub.stop_webhook to hub_service;
 
 -- security definer: letting a webhook run again gives no right to write alerts.
-create function private.webhook_resumed()
+create function private.close_webhook_alert()
 returns trigger
 language plpgsql security definer set search_path = ''
 as $$
@@ -60,10 +60,10 @@ begin
   return null;
 end;
 $$;
-comment on function private.webhook_resumed is 'Trigger: a webhook that runs again or is gone closes its alert.';
+comment on function private.close_webhook_alert is 'Trigger: a webhook that runs again or is gone closes its alert.';
 
 create trigger subscriptions_resumed after update of paused on public.subscriptions
-  for each row when (old.target_kind = 'webhook' and old.paused and not new.paused) execute function private.webhook_resumed();
+  for each row when (old.target_kind = 'webhook' and old.paused and not new.paused) execute function private.close_webhook_alert();
 
 create trigger subscriptions_gone after delete on public.subscriptions
-  for each row when (old.target_kind = 'webhook') execute function private.webhook_resumed();
+  for each row when (old.target_kind = 'webhook') execute function private.close_webhook_alert();
