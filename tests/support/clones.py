@@ -14,7 +14,7 @@ from pathlib import Path
 from support.hubs import ROOT, Hub, running_hub
 
 LEFT_BEHIND = shutil.ignore_patterns(
-    ".git", ".venv", ".state*", "dist", "__pycache__", ".*_cache", ".hypothesis", ".temp"
+    ".git", ".venv*", ".state*", "dist", "__pycache__", ".*_cache", ".hypothesis", ".temp"
 )
 
 
