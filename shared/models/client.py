@@ -29,6 +29,7 @@ from shared.models.failures import (
     InvalidAnswer,
     ModelRefused,
     OverBudget,
+    QuestionRefused,
     RateLimited,
     RequestRefused,
     Resting,
@@ -66,8 +67,7 @@ async def ask[Answer](
     except TimeoutError as error:
         if not limit.expired():
             raise
-        usage.is_estimated = True
-        usage.tokens_in += question.likely_tokens
+        usage.add_unknown(question)
         endpoint.note(TimedOut(), limits)
         raise TimedOut from error
     except Failure as failure:
@@ -125,10 +125,15 @@ class _Exchange:
 
     async def _tried(self) -> Choice:
         failures = 0
+        last: Failure | None = None
         while True:
             try:
                 return await self._completion()
+            except OverBudget as broke:
+                # Why there was a second try says more than that there was no money for it.
+                raise last or broke from broke
             except Failure as failure:
+                last = failure
                 failures += 1
                 pause = failure.retry_after
                 if pause is None:
@@ -158,7 +163,7 @@ class _Exchange:
         try:
             return await self._endpoint.post(orjson.dumps(body))
         except (BrokenOff, Garbled):
-            self._spend(None, b"")
+            self._usage.add_unknown(self._question)
             raise
 
     def _parameters(self) -> dict[str, Any]:
@@ -249,6 +254,8 @@ def _refusal(reply: _Reply) -> Failure:
         failure = RateLimited(status=429, retry_after=wait)
     elif reply.status >= 500 or reply.status in _TRANSIENT:
         failure = ServerFailed(status=reply.status, retry_after=wait)
+    elif dialects.is_about_the_text(reply.status, reply.body):
+        failure = QuestionRefused(status=reply.status)
     else:
         failure = RequestRefused(status=reply.status)
     if reply.headers.get("x-should-retry") == "false":

@@ -31,7 +31,8 @@ _NAMES = re.compile(
     re.IGNORECASE,
 )
 # A refusal of too long a text may name a parameter as well, but no other dialect helps.
-_TOO_LONG = re.compile(r"context.?(?:length|window|size)", re.IGNORECASE)
+_TOO_LONG = re.compile(r"context.?(?:length|window|size)|inputs. tokens", re.IGNORECASE)
+_FILTERED = re.compile(r"content.?(?:filter|management|policy)|ResponsibleAI", re.IGNORECASE)
 _OTHER_PARAMETERS = re.compile(r"messages|model\b|prompt|input\b")
 # The fields in which a refusal repeats the request.
 _ECHOES = frozenset({"input", "ctx"})
@@ -64,10 +65,18 @@ class Known(dict[str, Dialect]):
         learnt = Dialect(*map(max, self[model], dialect))
         if learnt == self[model]:
             return
-        if len(self) >= MOST_MODELS:
+        if model not in self and len(self) >= MOST_MODELS:
             del self[next(iter(self))]
         self[model] = learnt
         log.line("model_dialect", model=model, **{thing: learnt.word(thing) for thing in learnt._fields})
+
+
+def is_about_the_text(status: int, body: bytes) -> bool:
+    """Whether a refusal is of this text, too long or filtered, and not of whatever is asked."""
+    if status not in (400, 422):
+        return status == 413
+    said = body.decode(errors="replace")
+    return bool(_TOO_LONG.search(said) or _FILTERED.search(said))
 
 
 def refused(body: bytes) -> set[str]:

@@ -44,6 +44,12 @@ class RequestRefused(Failure):
     code, words = "request_refused", "the model's server refused the request"
 
 
+class QuestionRefused(RequestRefused):
+    """This text is too long or not to the server's liking: another question may be answered."""
+
+    code, words, is_endpoints = "question_refused", "the model's server refused this question", False
+
+
 class Resting(Failure):
     code, words, is_endpoints = "resting", "the model failed just now and is left alone for a while", False
 

@@ -54,6 +54,12 @@ class Usage:
     is_repaired: bool = False
     refused_tools: list[str] = field(default_factory=list)
 
+    def add_unknown(self, question: Question) -> None:
+        """Count a request whose answer never came: it may have been written, and be paid for."""
+        self.is_estimated = True
+        self.tokens_in += question.likely_tokens - question.max_tokens
+        self.tokens_out += question.max_tokens
+
     @property
     def tokens(self) -> int:
         return self.tokens_in + self.tokens_out

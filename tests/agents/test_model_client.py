@@ -280,8 +280,9 @@ def test_an_answer_that_was_whole_before_the_cut_is_read(server: ModelServer) ->
 def test_much_of_anything_is_read_in_no_time(server: ModelServer) -> None:
     started = time.perf_counter()
 
-    asked(completion('{"a":' * 30_000), completion("{ " * 80_000), server=server)
+    (outcome,), _ = asked(completion('{"a":' * 30_000), completion("{ " * 80_000), server=server)
 
+    assert isinstance(outcome, InvalidAnswer)
     assert time.perf_counter() - started < 3
 
 
@@ -327,9 +328,24 @@ def test_the_schema_is_told_where_no_parameter_can_say_it(server: ModelServer) -
 def test_a_real_fault_is_no_reason_to_ask_otherwise(server: ModelServer, fault: Refusal) -> None:
     (outcome,), usage = asked(fault.reply, server=server)
 
-    assert (outcome.code, outcome.status) == ("request_refused", fault.reply.status)
+    is_of_the_text = any(words in fault.of for words in ("too long", "too large", "filter"))
+    code = "question_refused" if is_of_the_text else "request_refused"
+    assert (outcome.code, outcome.status) == (code, fault.reply.status)
     assert usage.requests == len(server.asked) == 1
     assert usage.tokens == 0
+
+
+TEXT_REFUSED = [fault.reply for fault in refusals("faults") if "too long" in fault.of or "filter" in fault.of]
+
+
+@pytest.mark.parametrize("refused", TEXT_REFUSED)
+def test_texts_that_a_model_refuses_do_not_take_it_from_others(server: ModelServer, refused: Reply) -> None:
+    limits = QuestionLimits(seconds=5, rest_seconds=60)
+
+    *outcomes, answer = asked(refused, refused, refused, GOOD, server=server, limits=limits, times=4)[0]
+
+    assert {outcome.code for outcome in outcomes} == {"question_refused"}
+    assert answer == Size(size=3)
 
 
 @pytest.mark.parametrize("param", ["max_tokens", "temperature", "response_format"])
@@ -455,6 +471,16 @@ def test_a_run_has_a_limit_of_tokens(server: ModelServer) -> None:
 
     assert isinstance(outcome, OverBudget)
     assert usage.requests == 1
+
+
+def test_a_failure_is_named_though_a_second_try_would_be_too_dear(server: ModelServer) -> None:
+    limits = QuestionLimits(tokens=QUESTION.likely_tokens + 10)
+
+    (outcome,), usage = asked(Reply(breaks_off=True), GOOD, server=server, limits=limits)
+
+    assert (outcome.code, usage.requests) == ("server_failed", 1)
+    # The answer may have been written.
+    assert (usage.tokens, usage.is_estimated) == (QUESTION.likely_tokens, True)
 
 
 @pytest.mark.parametrize(
