@@ -34,7 +34,7 @@ def running_partner() -> Iterator[Partner]:
         protocol_version = "HTTP/1.1"
 
         def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["content-length"]))
+            body = self.rfile.read(int(self.headers.get("content-length", 0)))
             headers = {name.lower(): value for name, value in self.headers.items()}
             partner.received.append(Received(self.path, headers, body))
             answer = partner.answers.pop(0) if len(partner.answers) > 1 else partner.answers[0]
@@ -49,6 +49,8 @@ def running_partner() -> Iterator[Partner]:
             self.end_headers()
             with contextlib.suppress(OSError):
                 self.wfile.write(partner.text)
+
+        do_GET = do_POST
 
         def log_message(self, *_: object) -> None:
             pass

@@ -1,4 +1,4 @@
-"""Callers: a site by its secret, a person by their token, and the same refusal whatever was wrong."""
+"""Callers: a site by its secret, a user by their token, and the same refusal whatever was wrong."""
 
 import asyncio
 import uuid
@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 from support.hubs import Hub
+from support.partners import running_partner
 
 from shared import db
 from shared.callers import sites
 from shared.callers.users import signed_in
-from shared.errors import Forbidden, Unauthorized
+from shared.errors import Unauthorized, Unavailable
 from shared.web.caller import Caller
 from shared.web.requests import Request
 
@@ -134,23 +135,24 @@ def test_a_site_is_known_from_when_there_is_one(hub: Hub) -> None:
     assert after[1] is after[0]
 
 
-def test_a_person_is_known_by_their_token_with_their_organizations(hub: Hub) -> None:
-    person = shown(signed_in(), authorization=f"Bearer {hub.token('VIEWER')}")
+def test_a_user_is_known_by_their_token(hub: Hub) -> None:
+    user = shown(signed_in(), authorization=f"Bearer {hub.token('VIEWER')}")
 
-    rows = hub.rows(
-        "select memberships.user_id, memberships.org_id from public.memberships join auth.users on users.id = memberships.user_id"
-        " where users.email = %s",
-        hub.env["VIEWER_EMAIL"],
-    )
-    assert [(person.id, *person.org_ids)] == rows
+    assert hub.rows("select id from auth.users where email = %s", hub.env["VIEWER_EMAIL"]) == [(user.id,)]
 
 
-def test_a_role_is_asked_of_our_own_table(hub: Hub) -> None:
-    token = f"Bearer {hub.token('VIEWER')}"
+@pytest.mark.parametrize("keys", [b"[]", b'{"keys": null}', b"{}", b"no JSON"])
+def test_an_auth_that_answers_no_keys_is_unavailable(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch, keys: bytes
+) -> None:
+    token = hub.token("ADMIN")
+    with running_partner() as auth:
+        auth.text = keys
+        monkeypatch.setenv("SUPABASE_URL", auth.url)
+        with pytest.raises(Unavailable) as refusal:
+            shown(signed_in(), authorization=f"Bearer {token}")
 
-    assert shown(signed_in(role="viewer"), authorization=token)
-    with pytest.raises(Forbidden):
-        shown(signed_in(role="admin"), authorization=token)
+    assert refusal.value.code == "auth_unavailable"
 
 
 @pytest.mark.parametrize(
