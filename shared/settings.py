@@ -7,11 +7,18 @@ that are missing, empty or malformed, and never with a value.
 import os
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
 
 Filled = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 Visible = Annotated[str, StringConstraints(strip_whitespace=True, pattern=r"^[\x21-\x7e]+$")]
 Url = Annotated[str, StringConstraints(strip_whitespace=True, pattern=r"^https?://[^/\s]+")]
+
+
+def _listed(written: object) -> object:
+    """What stands between commas, without blanks and without what is empty."""
+    return (
+        [part for part in map(str.strip, written.split(",")) if part] if isinstance(written, str) else written
+    )
 
 
 class BadSetting(Exception):
@@ -28,7 +35,11 @@ class Database(Settings):
 
 
 class Hub(Settings):
-    invoke_secret: Filled = Field(alias="HUB_INVOKE_SECRET")
+    """The secret by which the hub's parts know each other; while it changes, the new one and the old one."""
+
+    invoke_secrets: Annotated[tuple[Filled, ...], BeforeValidator(_listed), Field(min_length=1)] = Field(
+        alias="HUB_INVOKE_SECRET"
+    )
 
 
 class Front(Settings):

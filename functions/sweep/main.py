@@ -29,7 +29,7 @@ async def sweep(_caller: None) -> dict[str, Any]:
     if not targets:
         return {"overdue": 0, "kicked": 0}
     base = settings.load(settings.Functions).functions_url.rstrip("/")
-    key = settings.load(settings.Hub).invoke_secret.split(",")[0].strip()
+    key = settings.load(settings.Hub).invoke_secrets[0]
     async with Client() as client:
         kicked = await asyncio.gather(*(_kick(client, base, key, target) for target in targets))
     return {"overdue": len(targets), "kicked": sum(kicked)}

@@ -26,5 +26,4 @@ hub = _Hub()
 
 
 def _invoke_secrets() -> list[bytes]:
-    secrets = settings.load(settings.Hub).invoke_secret.split(",")
-    return [hashlib.sha256(secret.strip().encode()).digest() for secret in secrets if secret.strip()]
+    return [hashlib.sha256(secret.encode()).digest() for secret in settings.load(settings.Hub).invoke_secrets]
