@@ -11,6 +11,8 @@ from http import HTTPStatus
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from shared.errors import BadRequest, HubError
+
 _REQUEST_LINE = re.compile(rb"[\w!#$%&'*+.^`|~-]{1,32} [^ \r\n]+ HTTP/1\.[01]\r\n")
 
 
@@ -30,7 +32,7 @@ class Protocol(HttpToolsProtocol):
                 if "method" in str(error) and _REQUEST_LINE.match(data):
                     self._refuse_method()
                 else:
-                    self.refuse(400, "bad_request", "Invalid HTTP request received.")
+                    self.refuse(BadRequest("Invalid HTTP request received."))
                 return
             else:
                 return
@@ -43,12 +45,13 @@ class Protocol(HttpToolsProtocol):
             cycle.keep_alive = False
         return is_owed
 
-    def refuse(self, status: int, code: str, message: str) -> None:
-        body = json.dumps({"error": {"code": code, "message": message, "details": None}})
+    def refuse(self, error: HubError) -> None:
+        body = json.dumps(error.body())
         self.transport.write(
-            f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n"
+            f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}\r\n"
             "content-type: application/json; charset=utf-8\r\n"
             "x-content-type-options: nosniff\r\n"
+            "cache-control: no-store\r\n"
             f"content-length: {len(body)}\r\n"
             "connection: close\r\n\r\n"
             f"{body}".encode()
@@ -56,7 +59,9 @@ class Protocol(HttpToolsProtocol):
         self.transport.close()
 
     def _refuse_method(self) -> None:
-        self.refuse(501, "method_not_implemented", "This method is not implemented here.")
+        self.refuse(
+            HubError("This method is not implemented here.", status=501, code="method_not_implemented")
+        )
 
     def _should_upgrade(self) -> bool:
         # The parser skips the body of a request with an offer. "Yes" keeps uvicorn from serving it without.

@@ -39,5 +39,5 @@ async def answer(send: Send, status: int, body: object, headers: Iterable[Header
 
 
 async def reject(send: Send, rejected: Rejected) -> None:
-    error = {"code": rejected.code, "message": rejected.message, "details": None}
+    error = {"code": rejected.code, "message": rejected.message, "details": []}
     await answer(send, rejected.status, {"error": error}, rejected.headers)

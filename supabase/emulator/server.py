@@ -13,6 +13,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from emulator.functions.loader import stamp
+from shared.errors import HubError
 from shared.web import protocol
 
 REQUEST_SECONDS = 10
@@ -79,7 +80,7 @@ class Protocol(protocol.Protocol):
             self._head_size += len(data)
         super().data_received(data)
         if self._in_head and self._head_size > LARGEST_HEAD and not self.transport.is_closing():
-            self.refuse(431, "headers_too_large", "The headers are too large")
+            self.refuse(HubError("The headers are too large.", status=431, code="headers_too_large"))
         # A request that came in one piece, as most do, never has a timer.
         if not self._arriving:
             self._clear_deadline()
@@ -119,9 +120,8 @@ class Protocol(protocol.Protocol):
         if self.transport.is_closing() or answered:
             self.transport.close()
         else:
-            self.refuse(
-                408, "request_timeout", f"The request took longer than {REQUEST_SECONDS} seconds to arrive"
-            )
+            sentence = f"The request took longer than {REQUEST_SECONDS} seconds to arrive."
+            self.refuse(HubError(sentence, status=408, code="request_timeout"))
 
 
 def log_as_json() -> None:
