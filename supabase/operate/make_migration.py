@@ -36,6 +36,7 @@ CREATE = re.compile(
     re.MULTILINE,
 )
 ON_TABLE = re.compile(r" on (?P<schema>\w+)\.(?P<table>\w+)")
+FORCED = re.compile(r"^ALTER TABLE ONLY \S+ FORCE ROW LEVEL SECURITY;$", re.MULTILINE)
 RETURNS = re.compile(r"\bRETURNS (.*?)\s+LANGUAGE", re.DOTALL)
 
 
@@ -148,7 +149,8 @@ def _statements(name: Name, before: str | None, after: str | None, written: dict
         return _drop(name, before or "")
     source = written.get(Name(name.type, name.schema, name.name.split("(")[0]), after)
     if before is None:
-        return source
+        # The schemas force row level security in a statement of its own, pg_dump among those of the table.
+        return "\n".join([source, *FORCED.findall(after)]) if source != after else source
     if name.type in CHANGED_BY_HAND:
         return _by_hand(name, before, after)
     if name.type == "POLICY":

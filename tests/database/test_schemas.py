@@ -200,7 +200,8 @@ def test_a_table_is_changed_by_hand_and_until_then_nothing_is_sealed(project: Pa
 def test_a_new_table_is_written_whole(project: Path) -> None:
     (project / "schemas" / "tenancy" / "holidays.sql").write_text(
         "-- Holidays.\n\ncreate table public.holidays (\n  day date primary key\n);\n"
-        "comment on table public.holidays is 'Days off.';\nalter table public.holidays enable row level security;\n"
+        "alter table public.holidays enable row level security, force row level security;\n"
+        "comment on table public.holidays is 'Days off.';\n"
     )
 
     text = next_migration(project, "add_holidays")
