@@ -1,4 +1,4 @@
-"""Makes an environment hold exactly what a lock file names: python environment.py .requirements.lock .venv
+"""An environment that holds exactly what a lock file names: python environment.py .requirements.lock .venv
 
 Runs before anything is installed, so it uses the standard library only.
 """
@@ -18,15 +18,14 @@ PYTHON = VENV / "bin" / "python"
 def main() -> None:
     lock = Path(sys.argv[1])
     stamp = VENV / lock.name
-    # Two `make run` in a new clone take turns.
-    with lock.open() as turn:
-        fcntl.flock(turn, fcntl.LOCK_EX)
-        if not works():
-            make_venv()
-        if not stamp.exists() or stamp.read_text() != lock.read_text():
-            install(lock)
-            stamp.write_text(lock.read_text())
-        stamp.touch()
+    # Two `make` in a new clone take turns, whichever lock file each goes by; the turn ends with this process.
+    fcntl.flock(os.open(ROOT, os.O_RDONLY), fcntl.LOCK_EX)
+    if not works():
+        make_venv()
+    if not stamp.exists() or stamp.read_text() != lock.read_text():
+        install(lock)
+        stamp.write_text(lock.read_text())
+    stamp.touch()
 
 
 def works() -> bool:

@@ -8,21 +8,18 @@ Who has an account keeps it and its password, and only the role is set.
 The hub is the one that runs on the state folder, or a project: ADMIN_DATABASE_URL, SUPABASE_URL and SUPABASE_SECRET_KEY.
 """
 
-import argparse
-import os
 import re
 import secrets
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from uuid import UUID
 
 import httpx
 import psycopg
 
 from operate.hub import Refused
-from operate.target import Database, Target, organization
+from operate.target import Database, Target, organization, run
 
 EMAIL_FORM = re.compile(r"[^@\s]+@[^@\s]+")
 
@@ -43,18 +40,7 @@ class Person:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m operate.add_person")
-    parser.add_argument("--state", type=Path, default=Path(".state"), help="of the hub that runs here")
-    arguments = parser.parse_args()
-    try:
-        add(Person.asked_for(os.environ), Target.found(arguments.state, os.environ))
-    except Refused as refusal:
-        print(refusal, file=sys.stderr)
-        return 2
-    except psycopg.OperationalError as error:
-        print(f"The database cannot be reached: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run("add_person", Person.asked_for, add)
 
 
 def add(person: Person, hub: Target) -> None:

@@ -11,22 +11,19 @@ GCP_PROJECT. The row stands in supabase/agents/<slug>.sql, a seed: so every hub 
 repository is deployed to, and the command also writes it at once.
 """
 
-import argparse
 import dataclasses
-import os
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import httpx
-import psycopg
 from deploy import manifest
 
 from operate import agent_files
 from operate.agent_files import Agent
 from operate.hub import Refused
-from operate.target import Database, Target, organization, report, shown
+from operate.target import Database, Target, organization, report, run, shown
 
 SERVED_WITHIN = 20.0
 DECIDED_WITHIN = 30.0
@@ -41,18 +38,7 @@ Next:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m operate.new_agent")
-    parser.add_argument("--state", type=Path, default=Path(".state"), help="of the hub that runs here")
-    arguments = parser.parse_args()
-    try:
-        make(Agent.asked_for(os.environ), Target.found(arguments.state, os.environ))
-    except Refused as refusal:
-        print(refusal, file=sys.stderr)
-        return 2
-    except psycopg.OperationalError as error:
-        print(f"The database cannot be reached: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run("new_agent", Agent.asked_for, make)
 
 
 def make(asked: Agent, hub: Target) -> None:
@@ -192,7 +178,7 @@ def add_row(agent: Agent, org: str, database: Database) -> bool:
 
 
 def first_event(agent: Agent, org: str, event_type: str, database: Database) -> tuple[str, bool]:
-    """The newest event that it would have got; where none has happened yet, the catalogue's sample."""
+    """The newest event that it would have got and has not failed at; where there is none, the catalogue's sample."""
     known = database.execute(
         "select event_id from public.agent_actions join public.organizations on organizations.id = org_id"
         " where organizations.slug = %s and agent = %s order by agent_actions.id limit 1",
@@ -218,8 +204,10 @@ def _newest(agent: Agent, org: str, event_type: str, database: Database) -> Any:
         "select events.id from public.events join public.organizations on organizations.id = events.org_id"
         " left join public.sites on sites.org_id = events.org_id and sites.id = events.site_id"
         " where organizations.slug = %s and events.type = %s and coalesce(sites.slug = %s, %s)"
+        " and not exists (select from public.deliveries join public.subscriptions on subscriptions.id = subscription_id"
+        "   where deliveries.event_id = events.id and subscriptions.name = %s and deliveries.status = 'dead')"
         " order by events.id desc limit 1",
-        [org, event_type, agent.site, agent.site is None],
+        [org, event_type, agent.site, agent.site is None, agent.slug],
     ).fetchone()
     return found[0] if found else None
 

@@ -10,11 +10,9 @@ GCP_PROJECT. The row stands in supabase/sites/<slug>.sql, a seed: every hub and 
 its next deployment, and the command also writes it at once.
 """
 
-import argparse
 import base64
 import hashlib
 import json
-import os
 import secrets
 import shlex
 import sys
@@ -23,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import psycopg
 from deploy import manifest
 from emulator.state import secret_name, write_private
 
@@ -31,26 +28,14 @@ from operate import scaffold
 from operate.hub import Refused, read
 from operate.scaffold import TEST_EVENT, NewSite
 from operate.snippets import Connection
-from operate.target import Database, Target, organization, report, shown
+from operate.target import Database, Target, organization, report, run, shown
 from shared import standard_webhooks
 
 SERVED_WITHIN = 20.0
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m operate.new_site")
-    parser.add_argument("--state", type=Path, default=Path(".state"), help="of the hub that runs here")
-    arguments = parser.parse_args()
-    try:
-        site = NewSite.asked_for(os.environ)
-        connect(site, Target.found(arguments.state, os.environ))
-    except Refused as refusal:
-        print(refusal, file=sys.stderr)
-        return 2
-    except psycopg.OperationalError as error:
-        print(f"The database cannot be reached: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run("new_site", NewSite.asked_for, connect)
 
 
 def connect(site: NewSite, hub: Target) -> None:

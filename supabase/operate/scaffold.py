@@ -158,12 +158,15 @@ def _renamed(source: str, entry_point: str, site: NewSite) -> str:
 
 def write_test(site: NewSite) -> bool:
     fixture = TESTS / "fixtures" / site.function / "form.json"
-    if site.test.exists() and fixture.exists():
-        return False
-    fixture.parent.mkdir(parents=True, exist_ok=True)
-    fixture.write_text(json.dumps(site.form, indent=2, ensure_ascii=False) + "\n")
-    site.test.write_text(TEST.format(function=site.function, slug=site.slug))
-    return True
+    written = {
+        fixture: json.dumps(site.form, indent=2, ensure_ascii=False) + "\n",
+        site.test: TEST.format(function=site.function, slug=site.slug),
+    }
+    missing = [file for file in written if not file.exists()]
+    for file in missing:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(written[file])
+    return bool(missing)
 
 
 def _split(url: str) -> SplitResult:

@@ -1,14 +1,17 @@
 """The hub that a command changes: the one that runs on STATE, or a project that the environment names."""
 
+import argparse
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psycopg
 from deploy.bundle import ROOT
-from emulator.state import State
+from emulator.state import State, StateUnusable
 
 from operate.hub import Refused, read
 
@@ -49,6 +52,45 @@ class Target:
 
     def connect(self) -> Database:
         return psycopg.connect(self.database_url, autocommit=True, connect_timeout=10)
+
+
+def run[Asked](
+    command: str, asked_for: Callable[[Mapping[str, str]], Asked], do: Callable[[Asked, Target], None]
+) -> int:
+    """Do what the environment asks for to the hub that it or STATE names; what cannot be done is said in a sentence."""
+    parser = argparse.ArgumentParser(prog=f"python -m operate.{command}")
+    parser.add_argument("--state", type=Path, default=Path(".state"), help="of the hub that runs here")
+    arguments = parser.parse_args()
+    try:
+        do(asked_for(os.environ), Target.found(arguments.state, os.environ))
+    except BrokenPipeError:
+        # Nobody reads on, as in `make new-site | head`: Python must not try again at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:  # those that have a sentence; any other is a fault of ours
+        sentence = _sentence(error)
+        if sentence is None:
+            raise
+        print(sentence, file=sys.stderr)
+        return 2
+    return 0
+
+
+def _sentence(error: Exception) -> str | None:
+    match error:
+        case Refused() | StateUnusable():
+            return str(error)
+        case psycopg.OperationalError():
+            return f"The database cannot be reached: {error}"
+        case psycopg.ProgrammingError() if error.sqlstate is None:
+            return f"ADMIN_DATABASE_URL cannot be read: {error}"
+        case psycopg.DatabaseError():
+            return f"The database refused: {error.diag.message_primary or error}"
+        case httpx.InvalidURL() | httpx.UnsupportedProtocol():
+            return f"This is no address that can be asked: {error}"
+        case OSError():
+            return f"{error.strerror}: {error.filename}" if error.filename else str(error)
+    return None
 
 
 def organization(database: Database, what: str) -> str:

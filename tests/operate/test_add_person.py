@@ -27,7 +27,9 @@ def add(hub: Hub, **variables: str) -> subprocess.CompletedProcess[str]:
 
 def made(**variables: str) -> subprocess.CompletedProcess[str]:
     # As from a shell of its own: what runs the tests may itself be a make.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    # And the developer's own project is none of these tests'.
+    others = ("MAKE", "SUPABASE_", "ADMIN_DATABASE_URL")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(others)}
     # On a hub that is shared there may be organizations of other tests.
     environment["ORG"] = "trades"
     return subprocess.run(
@@ -163,7 +165,9 @@ def test_a_hosted_projects_people_are_added_the_same_way(
         ({"SUPABASE_SECRET_KEY": ""}, "SUPABASE_SECRET_KEY"),
         ({"SUPABASE_SECRET_KEY": "sb_secret_made_up"}, "Invalid API key"),
         ({"SUPABASE_URL": "http://127.0.0.1:9"}, "Auth cannot be reached"),
+        ({"SUPABASE_URL": "http://[::1"}, "Auth cannot be reached"),
         ({"ADMIN_DATABASE_URL": "postgresql://127.0.0.1:9/x"}, "The database cannot be reached"),
+        ({"ADMIN_DATABASE_URL": "postgresql//x"}, "ADMIN_DATABASE_URL cannot be read"),
     ],
 )
 def test_a_project_that_cannot_be_reached_is_one_sentence(

@@ -4,6 +4,7 @@ import base64
 import hmac
 import itertools
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -296,6 +297,8 @@ def test_what_was_interrupted_is_finished_by_the_next_run(clone: Clone) -> None:
     )
     shutil.rmtree(clone.root / "functions" / "ingest_half")
     (clone.root / "tests" / "intake" / "test_ingest_half.py").unlink()
+    edited = clone.root / "tests" / "fixtures" / "ingest-half" / "form.json"
+    edited.write_text('{"email": "half@half.example"}')
 
     again = new_site(clone, **site)
 
@@ -305,6 +308,17 @@ def test_what_was_interrupted_is_finished_by_the_next_run(clone: Clone) -> None:
         "function": "done",
         "test": "done",
     }
+    assert edited.read_text() == '{"email": "half@half.example"}'
+
+
+def test_a_reader_that_leaves_early_gets_no_traceback(clone: Clone) -> None:
+    closed, written = os.pipe()
+    os.close(closed)
+
+    where = ("operate.new_site", "--state", str(clone.hub.state))
+    left = clone.run_into(written, *where, NAME="Half Read", URL="https://half-read.example")
+
+    assert (left.returncode, left.stderr) == (1, "")
 
 
 def test_a_hosted_projects_secret_is_shown_once_and_the_function_awaited(clone: Clone) -> None:

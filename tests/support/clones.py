@@ -24,13 +24,22 @@ class Clone:
     hub: Hub
 
     def run(self, *command: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        return self.run_into(subprocess.PIPE, *command, **variables)
+
+    def run_into(self, stdout: int, *command: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        """Run a command that prints into this file descriptor."""
         environment = {
             "PATH": os.environ["PATH"],
             "PYTHONPATH": f"{self.root / 'supabase'}:{self.root}",
             **variables,
         }
         return subprocess.run(
-            [sys.executable, "-m", *command], cwd=self.root, env=environment, capture_output=True, text=True
+            [sys.executable, "-m", *command],
+            cwd=self.root,
+            env=environment,
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            text=True,
         )
 
     def operate(self, command: str, **variables: str) -> subprocess.CompletedProcess[str]:
