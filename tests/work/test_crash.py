@@ -65,7 +65,7 @@ PLANTED = {
 def test_a_planted_fault_is_found(own_hub: Hub, fault: str) -> None:
     names, violation, statements = PLANTED[fault]
     # A database that is killed loses what it answered in the fifth of a second before: it takes several to be sure.
-    submissions, every = (300, 2.0) if names == ["gateway"] else (2_000, 0.7)
+    submissions, every = (1_000, 0.8) if names == ["gateway"] else (2_000, 0.7)
     own_hub.as_superuser(statements)
 
     history = asyncio.run(crash.bombard(own_hub, submissions, names, every))
