@@ -201,7 +201,9 @@ def test_a_new_table_is_written_whole(project: Path) -> None:
     (project / "schemas" / "tenancy" / "holidays.sql").write_text(
         "-- Holidays.\n\ncreate table public.holidays (\n  day date primary key\n);\n"
         "alter table public.holidays enable row level security, force row level security;\n"
-        "comment on table public.holidays is 'Days off.';\n"
+        "comment on table public.holidays is 'Days off.';\n\n"
+        "create function private.days_off()\nreturns bigint\nlanguage sql stable set search_path = ''\nas $$\n"
+        "  select count(*) from public.holidays;\n$$;\n"
     )
 
     text = next_migration(project, "add_holidays")
