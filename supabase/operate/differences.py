@@ -109,6 +109,7 @@ def _rows_of(table: str, key: tuple[str, ...], values: tuple[str, ...]) -> sql.C
 
 
 def different(is_now: Objects, shall_be: Objects) -> list[Name]:
-    """Names of the objects that are missing, too much or not the same, in the order in which they can be made."""
-    gone = [name for name in is_now if name not in shall_be]
+    """Names of the objects that are missing or not the same, in the order in which they can be made, then of those that
+    are too much, in the order in which they can go."""
+    gone = [name for name in reversed(is_now) if name not in shall_be]
     return [name for name in shall_be if is_now.get(name) != shall_be[name]] + gone

@@ -25,7 +25,7 @@ from operate.differences import Name, Objects, different, objects
 
 PROJECT = Path(__file__).parents[1]
 BEGINNING = "-- {}\n\nset lock_timeout = '5s';\nset statement_timeout = '60s';\n"
-# pg_dump tells of functions before the tables that they read.
+# pg_dump tells of functions by their names, and before the tables that they read.
 UNCHECKED = "set check_function_bodies = off;"
 NOWHERE = {"FUNCTIONS_URL": "http://127.0.0.1:9", "HUB_INVOKE_SECRET": "sb_hub_for_nobody"}
 BY_HAND = "-- By hand:"
@@ -89,7 +89,7 @@ def next_text(project: Path, name: str) -> str:
     written = _written(project)
     made = {each.name for each in changed if each.type == "TABLE" and each not in is_now}
     parts = [BEGINNING.format(f"{name.replace('_', ' ').capitalize()}: what it is for, and why.")]
-    if made:
+    if any(each.type == "FUNCTION" and each not in is_now for each in changed):
         parts.append(UNCHECKED)
     parts += [
         _statements(each, is_now.get(each), shall_be.get(each), written)

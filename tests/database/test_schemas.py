@@ -174,6 +174,41 @@ def test_a_function_that_answers_something_else_is_made_anew_with_its_rights(pro
     assert different(*both(project)) == []
 
 
+def test_a_trigger_goes_before_the_function_that_it_calls(project: Path) -> None:
+    change(
+        project,
+        "sites/sites.sql",
+        "create function private.check_site_hours()",
+        "create function private.check_row()",
+    )
+    change(
+        project,
+        "sites/sites.sql",
+        "on function private.check_site_hours is",
+        "on function private.check_row is",
+    )
+    change(project, "sites/sites.sql", "create trigger sites_hours", "create trigger sites_rows")
+    change(
+        project, "sites/sites.sql", "function private.check_site_hours();", "function private.check_row();"
+    )
+
+    next_migration(project, "rows")
+
+    assert different(*both(project)) == []
+
+
+def test_a_new_function_may_ask_one_that_comes_after_it(project: Path) -> None:
+    (project / "schemas" / "tenancy" / "asking.sql").write_text(
+        "-- Asking.\n\ncreate function private.z_asked()\nreturns integer\nlanguage sql immutable set search_path = ''\n"
+        "as $$\n  select 1;\n$$;\n\ncreate function private.a_asks()\nreturns integer\nlanguage sql immutable\n"
+        "set search_path = ''\nas $$\n  select private.z_asked();\n$$;\n"
+    )
+
+    next_migration(project, "asking")
+
+    assert different(*both(project)) == []
+
+
 def test_a_table_is_changed_by_hand_and_until_then_nothing_is_sealed(project: Path) -> None:
     change(
         project,
